@@ -1,0 +1,165 @@
+//! The task that asks for certificates.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::KeyPair;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::task::JoinSet;
+use weft_model::Identity;
+use weft_runtime::Shutdown;
+use zeroize::Zeroize;
+
+use super::Certificates;
+use crate::authority::workload_params;
+use crate::source::SigningRequest;
+use crate::tls::TlsIdentity;
+
+/// How long a source may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The date is looked at this often at least: while a machine sleeps, the date moves on and timers do not.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// An answer, and for whom it is.
+struct Answer {
+    identity: Identity,
+    id: u64,
+    result: Result<Arc<TlsIdentity>, String>,
+}
+
+/// Asks, renews and withdraws until told to end.
+pub(super) async fn run(certificates: Arc<Certificates>, mut shutdown: Shutdown) {
+    let mut under_way = JoinSet::new();
+    loop {
+        let pause = certificates.ask_for_due(&mut under_way);
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => return,
+            Some(answer) = under_way.join_next() => match answer {
+                Ok(answer) => certificates.take(answer),
+                // A panic in a source; its entry stays under way, which `list` shows.
+                Err(error) => tracing::error!(%error, "a request for a certificate failed unexpectedly"),
+            },
+            () = certificates.wanted.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+impl Certificates {
+    /// Starts the requests that are due, as many as may run at once, and returns how long there is nothing to do.
+    fn ask_for_due(self: &Arc<Self>, under_way: &mut JoinSet<Answer>) -> Duration {
+        let now = self.clock.now();
+        let mut entries = self.entries();
+        let mut expired = false;
+        for (identity, entry) in entries.iter_mut() {
+            if entry.withdraw(now) {
+                expired = true;
+                tracing::warn!(
+                    %identity,
+                    error = entry.last_error().unwrap_or("none"),
+                    "the certificate has expired and could not be renewed: its workloads are cut off from the mesh"
+                );
+            }
+        }
+        if expired {
+            self.publish(&entries);
+        }
+        let mut due: Vec<(SystemTime, Identity)> = entries
+            .iter()
+            .filter_map(|(identity, entry)| Some((entry.urgency(now)?, identity.clone())))
+            .collect();
+        due.sort();
+        let free = self.options.concurrency.max(1).saturating_sub(under_way.len());
+        for (_, identity) in due.into_iter().take(free) {
+            let Some(entry) = entries.get_mut(&identity) else {
+                continue;
+            };
+            entry.asked();
+            let (certificates, id) = (Arc::clone(self), entry.id);
+            under_way.spawn(async move {
+                let result = match tokio::time::timeout(ANSWER_WITHIN, certificates.obtain(&identity)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs())),
+                };
+                Answer { identity, id, result }
+            });
+        }
+        if under_way.len() >= self.options.concurrency.max(1) {
+            // Whatever else is due has to wait for an answer anyway.
+            return LOOK_EVERY;
+        }
+        let next = entries.values().filter_map(|entry| entry.due()).min();
+        next.map_or(LOOK_EVERY, |time| {
+            time.duration_since(now).unwrap_or_default().min(LOOK_EVERY)
+        })
+    }
+
+    /// Makes a key, has it certified, and checks the answer.
+    async fn obtain(&self, identity: &Identity) -> Result<Arc<TlsIdentity>, String> {
+        let mut key = KeyPair::generate().map_err(|error| format!("making a key: {error}"))?;
+        let request = workload_params(identity)
+            .map_err(|error| error.to_string())?
+            .serialize_request(&key)
+            .map_err(|error| format!("making a signing request: {error}"))?;
+        let request = SigningRequest {
+            identity: identity.clone(),
+            request: request.der().clone(),
+            lifetime: self.options.lifetime,
+        };
+        let issued = self
+            .source
+            .issue(&request)
+            .await
+            .map_err(|error| format!("{}: {error}", self.source.describe()))?;
+        if !issued.roots.is_empty() {
+            self.bundle
+                .set_issued(issued.roots, &self.source.describe())
+                .map_err(|error| error.to_string())?;
+        }
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialized_der()));
+        let tls = TlsIdentity::new(
+            identity,
+            issued.chain,
+            &der,
+            Arc::clone(&self.bundle),
+            Arc::clone(&self.trust_domains),
+        );
+        drop(der);
+        key.zeroize();
+        tls.map_err(|error| error.to_string())
+    }
+
+    fn take(&self, Answer { identity, id, result }: Answer) {
+        let now = self.clock.now();
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(&identity).filter(|entry| entry.id == id) else {
+            return;
+        };
+        let result = result.and_then(|tls| {
+            if tls.not_after() > now {
+                Ok(tls)
+            } else {
+                Err("the certificate that was issued has expired already".to_owned())
+            }
+        });
+        match result {
+            Ok(tls) => {
+                tracing::debug!(%identity, serial = tls.serial(), "certificate issued");
+                entry.issued(tls, now);
+            }
+            Err(reason) => {
+                let has_one = entry.valid(now).is_some();
+                let pause = entry.failed(reason.clone(), now);
+                tracing::warn!(
+                    %identity,
+                    error = reason,
+                    again_in = ?pause,
+                    "{}",
+                    if has_one { "renewing a certificate failed; the old one is kept" } else { "getting a certificate failed" }
+                );
+            }
+        }
+        self.publish(&entries);
+    }
+}

@@ -1,0 +1,97 @@
+//! The command line: one that runs the agent, and those by which an operator asks it.
+//!
+//! Every flag of `weft agent` has an environment variable, `WEFT_` and its name; a flag beats its variable. Commands
+//! that ask the agent use the Unix socket in its state directory. They exit with 0 when all is well, with 1 when it is
+//! not, and with 2 when the command itself is wrong.
+
+mod agent;
+mod address;
+mod analyze;
+mod uninstall;
+mod client;
+mod output;
+mod table;
+mod measure;
+mod status;
+mod list;
+mod log;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use agent::{AccessLogFormat, AgentOptions};
+
+/// Weft: a service mesh without sidecars.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent of this node
+    Agent(Box<agent::AgentArgs>),
+    /// Say whether all is well on this node, and what to do if not
+    Status(status::StatusArgs),
+    /// List the pods of this node and how their enrolment stands
+    Pods(list::ListArgs),
+    /// List the workloads that the agent knows
+    Workloads(list::ListArgs),
+    /// List the services that the agent knows, and their endpoints
+    Services(list::ListArgs),
+    /// List the policies in force
+    Policies(list::ListArgs),
+    /// List the certificates of this node's identities
+    Certificates(list::ListArgs),
+    /// List the connections that are being carried
+    Connections(list::ListArgs),
+    /// Show or change what the running agent logs
+    Log(log::LogArgs),
+    /// Check a folder of manifests and print every mistake in it
+    Analyze(analyze::AnalyzeArgs),
+    /// Remove every trace of a node's capture from the kernel
+    Uninstall(uninstall::UninstallArgs),
+    /// Print the version
+    Version,
+}
+
+/// Runs the program: parses the arguments of this process and does what they say.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are such "errors" as well, and go to standard output.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        Command::Agent(arguments) => agent::run(*arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Pods(arguments) => list::run(&arguments, &list::PODS),
+        Command::Workloads(arguments) => list::run(&arguments, &list::WORKLOADS),
+        Command::Services(arguments) => list::run(&arguments, &list::SERVICES),
+        Command::Policies(arguments) => list::run(&arguments, &list::POLICIES),
+        Command::Certificates(arguments) => list::run(&arguments, &list::CERTIFICATES),
+        Command::Connections(arguments) => list::run(&arguments, &list::CONNECTIONS),
+        Command::Log(arguments) => log::run(&arguments),
+        Command::Analyze(arguments) => analyze::run(&arguments),
+        Command::Uninstall(arguments) => uninstall::run(&arguments),
+        Command::Version => output::print(concat!("weft ", env!("CARGO_PKG_VERSION"), "\n")),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weft: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Asking the agent of this node, over its Unix socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::agent::STATE_DIR;
+use crate::admin::socket_path;
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Which agent to ask.
+#[derive(Debug, Args)]
+pub(super) struct AgentAddress {
+    /// The state directory that was given to the agent
+    #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+
+    /// The agent's admin socket [default: admin.sock in the state directory]
+    #[arg(long, env = "WEFT_SOCKET", value_name = "FILE")]
+    socket: Option<PathBuf>,
+}
+
+impl AgentAddress {
+    fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| socket_path(&self.state_dir))
+    }
+
+    /// `GET path`, with the parameter `namespace` if there is one.
+    pub(super) fn get(&self, path: &str, namespace: Option<&str>) -> anyhow::Result<Value> {
+        let path = match namespace {
+            Some(namespace) => format!("{path}?namespace={namespace}"),
+            None => path.to_owned(),
+        };
+        self.ask(Method::GET, &path, Bytes::new())
+    }
+
+    /// `PUT path` with a body in JSON.
+    pub(super) fn put(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Value> {
+        self.ask(Method::PUT, path, serde_json::to_vec(body)?.into())
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Value> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let socket = self.socket();
+        let (status, body) = runtime.block_on(async {
+            tokio::time::timeout(ANSWER, exchange(&socket, method, path, body))
+                .await
+                .map_err(|_| anyhow!("the agent at {} did not answer within {ANSWER:?}", socket.display()))?
+        })?;
+        let value: Value = serde_json::from_slice(&body).context("the agent's answer is not JSON")?;
+        if status != StatusCode::OK {
+            let error = value["error"].as_str().unwrap_or("no reason given");
+            bail!("{error}");
+        }
+        Ok(value)
+    }
+}
+
+/// An answer, or one field of it, as what it stands for.
+pub(super) fn decode<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
+    serde_json::from_value(value).with_context(|| {
+        format!(
+            "the agent's answer is not understood; is it of another version than this command ({})?",
+            env!("CARGO_PKG_VERSION")
+        )
+    })
+}
+
+async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable_agent(socket, &error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "localhost")
+        .body(Full::new(body))
+        .context("making the request")?;
+    let answer = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok::<_, hyper::Error>((status, body))
+    };
+    // The connection moves the bytes of the exchange, and ends after it.
+    let (answer, _) = tokio::join!(
+        async {
+            let answer = answer.await;
+            drop(sender);
+            answer
+        },
+        connection
+    );
+    answer.with_context(|| format!("asking the agent at {}", socket.display()))
+}
+
+/// Why there is nobody to ask, and what to do.
+fn unreachable_agent(socket: &Path, error: &io::Error) -> anyhow::Error {
+    let path = socket.display();
+    let start = "start it with \"weft agent --config DIR --node NAME\" and the same --state-dir";
+    match error.kind() {
+        io::ErrorKind::NotFound => anyhow!(
+            "no agent runs here: there is no socket {path}; {start}, or say where it keeps its state with --state-dir"
+        ),
+        io::ErrorKind::ConnectionRefused => {
+            anyhow!("the agent that made the socket {path} is gone: it was killed, or has crashed; {start}")
+        }
+        io::ErrorKind::PermissionDenied => {
+            anyhow!("the socket {path} is for the agent's own user only: try again as root")
+        }
+        _ => anyhow!("connecting to {path}: {error}"),
+    }
+}

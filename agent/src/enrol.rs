@@ -1,0 +1,302 @@
+//! Enrolment: which pods of this node are captured, kept in step with what the configuration says.
+//!
+//! To enrol: certificate, listeners, and only then capture, so that a captured connection always finds a listener.
+//! To un-enrol: capture first, listeners later, since peers may not have heard of it yet. Connections that live are
+//! left alone either way. A pod whose network namespace is gone is dropped with everything of it, because sockets
+//! that the agent holds would keep the namespace alive.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use weft_control::LocalPod;
+use weft_runtime::{Shutdown, Tasks};
+use weft_transport::Certificates;
+
+use crate::capture::{Capture, CapturedPod};
+use crate::in_pod::{self, PodSockets};
+use crate::netns::{Netns, NetnsCookie};
+use crate::proxy::pod::Pod;
+use crate::proxy::{PodListeners, Proxy};
+
+/// How often namespaces are looked after, and failed enrolments tried again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a pod's first certificate is waited for. Without one it is captured all the same, and its connections
+/// are refused: never in clear.
+const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
+/// How long the listeners of a pod stay after it left the mesh: peers that have not heard of it still find it.
+const LISTENER_GRACE: Duration = Duration::from_secs(5);
+
+/// How a pod of this node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodState {
+    /// Captured; its listeners stand.
+    Enrolled,
+    /// To be captured, which has failed so far.
+    Failed(String),
+    /// Not in the mesh.
+    NotEnrolled,
+}
+
+/// A pod of this node, for the operator.
+#[derive(Debug, Clone)]
+pub struct PodStatus {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// How it stands.
+    pub state: PodState,
+}
+
+/// What enrolment tells others.
+#[derive(Debug, Default)]
+pub struct EnrolmentStatus(Mutex<Option<Vec<PodStatus>>>);
+
+impl EnrolmentStatus {
+    /// The pods of this node, sorted; `None` before the configuration was read for the first time.
+    pub fn pods(&self) -> Option<Vec<PodStatus>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[derive(Debug)]
+struct Enrolled {
+    local: LocalPod,
+    pod: Arc<Pod>,
+    cookie: NetnsCookie,
+    inode: (u64, u64),
+}
+
+/// Keeps capture in step with the pods of this node.
+#[derive(Debug)]
+pub struct Enrolment {
+    capture: Arc<Capture>,
+    proxy: Arc<Proxy>,
+    certificates: Arc<Certificates>,
+    workers: usize,
+    status: Arc<EnrolmentStatus>,
+    tasks: Tasks,
+    enrolled: HashMap<Arc<str>, Enrolled>,
+    failures: HashMap<Arc<str>, String>,
+    has_adopted: bool,
+}
+
+impl Enrolment {
+    /// For `workers` workers of `proxy`.
+    #[must_use]
+    pub fn new(
+        capture: Arc<Capture>,
+        proxy: Arc<Proxy>,
+        certificates: Arc<Certificates>,
+        workers: usize,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            capture,
+            proxy,
+            certificates,
+            workers,
+            status: Arc::default(),
+            tasks,
+            enrolled: HashMap::new(),
+            failures: HashMap::new(),
+            has_adopted: false,
+        }
+    }
+
+    /// Where the state can be read.
+    #[must_use]
+    pub fn status(&self) -> Arc<EnrolmentStatus> {
+        self.status.clone()
+    }
+
+    /// Runs until told to end. Capture stays as it is then: only an uninstall removes it.
+    pub async fn run(mut self, mut pods: watch::Receiver<Option<Arc<[LocalPod]>>>, mut shutdown: Shutdown) {
+        let mut check = tokio::time::interval(CHECK_INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                changed = pods.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                _ = check.tick() => {}
+            }
+            let wanted = pods.borrow_and_update().clone();
+            if let Some(wanted) = wanted {
+                self.reconcile(&wanted).await;
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, wanted: &[LocalPod]) {
+        let by_uid: HashMap<&str, &LocalPod> = wanted.iter().map(|pod| (&*pod.uid, pod)).collect();
+        let leaving: Vec<Arc<str>> = self
+            .enrolled
+            .iter()
+            .filter(|(uid, enrolled)| {
+                by_uid.get(&***uid).is_none_or(|wanted| !wanted.enrolled || !enrolled.still_fits(wanted))
+            })
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in leaving {
+            if let Some(enrolled) = self.enrolled.remove(&uid) {
+                let lives_on = by_uid.get(&*uid).is_some_and(|wanted| enrolled.still_fits(wanted));
+                self.leave(enrolled, lives_on);
+            }
+        }
+        let mut failures = HashMap::new();
+        for local in wanted.iter().filter(|local| local.enrolled) {
+            if self.enrolled.contains_key(&local.uid) {
+                continue;
+            }
+            match self.enrol(local).await {
+                Ok(enrolled) => {
+                    tracing::info!(pod = %local.uid, netns = %local.netns.display(), "enrolled");
+                    self.enrolled.insert(local.uid.clone(), enrolled);
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if self.failures.get(&local.uid) != Some(&error) {
+                        tracing::warn!(pod = %local.uid, error, "cannot be enrolled yet: trying again each second");
+                    }
+                    failures.insert(local.uid.clone(), error);
+                }
+            }
+        }
+        self.failures = failures;
+        self.drop_strangers();
+        self.report(wanted);
+    }
+
+    async fn enrol(&self, local: &LocalPod) -> io::Result<Enrolled> {
+        let netns = Arc::new(Netns::open(&local.netns)?);
+        let metadata = std::fs::metadata(&local.netns)?;
+        let (cookie, inode) = (netns.cookie(), (metadata.dev(), metadata.ino()));
+        self.certificates.want(&local.identity);
+        match tokio::time::timeout(CERTIFICATE_WAIT, self.certificates.ready(&local.identity)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(pod = %local.uid, %error, "no certificate: its connections will be refused"),
+            Err(_) => tracing::warn!(pod = %local.uid, "no certificate yet: its connections are refused meanwhile"),
+        }
+        let enrolled = self.capture_pod(local, &netns, cookie, inode);
+        if enrolled.is_err() {
+            self.certificates.release(&local.identity);
+        }
+        enrolled
+    }
+
+    fn capture_pod(
+        &self,
+        local: &LocalPod,
+        netns: &Arc<Netns>,
+        cookie: NetnsCookie,
+        inode: (u64, u64),
+    ) -> io::Result<Enrolled> {
+        let listeners = in_pod::listeners(netns, self.workers, &local.addresses)?;
+        let pod = Arc::new(Pod {
+            uid: local.uid.clone(),
+            instance: local.instance.clone(),
+            identity: local.identity.clone(),
+            addresses: local.addresses.clone(),
+            sockets: PodSockets::new(netns.clone())?,
+        });
+        self.capture
+            .enrol(&CapturedPod { netns, addresses: &local.addresses, listeners: &listeners })
+            .map_err(io::Error::other)?;
+        let per_worker = listeners.per_worker.into_iter().map(|worker| PodListeners {
+            outbound: worker.outbound,
+            inbound: worker.inbound,
+            hbone: worker.hbone,
+        });
+        self.proxy.listen(&pod, per_worker);
+        Ok(Enrolled { local: local.clone(), pod, cookie, inode })
+    }
+
+    fn leave(&self, enrolled: Enrolled, lives_on: bool) {
+        let Enrolled { local, pod, cookie, .. } = enrolled;
+        if let Err(error) = self.capture.unenrol(cookie) {
+            tracing::error!(pod = %local.uid, %error, "un-enrolling failed: its connections will be refused");
+        }
+        if lives_on {
+            tracing::info!(pod = %local.uid, "un-enrolled");
+            let (proxy, certificates) = (self.proxy.clone(), self.certificates.clone());
+            let mut shutdown = self.tasks.shutdown();
+            self.tasks.spawn("close-listeners", async move {
+                tokio::select! {
+                    biased;
+                    () = shutdown.requested() => {}
+                    () = tokio::time::sleep(LISTENER_GRACE) => {}
+                }
+                proxy.close_listeners(&pod);
+                certificates.release(&local.identity);
+            });
+        } else {
+            tracing::info!(pod = %local.uid, "gone");
+            self.proxy.forget(&pod);
+            self.certificates.release(&local.identity);
+        }
+    }
+
+    /// Lets go, once, of what an earlier agent captured and the configuration no longer has.
+    fn drop_strangers(&mut self) {
+        if self.has_adopted || !self.failures.is_empty() {
+            return;
+        }
+        self.has_adopted = true;
+        let known: HashSet<NetnsCookie> = self.enrolled.values().map(|enrolled| enrolled.cookie).collect();
+        match self.capture.enrolled() {
+            Ok(captured) => {
+                for cookie in captured.into_iter().filter(|cookie| !known.contains(cookie)) {
+                    if let Err(error) = self.capture.unenrol(cookie) {
+                        tracing::warn!(%error, "letting go of a pod that left while no agent ran failed");
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "listing the captured pods failed"),
+        }
+    }
+
+    fn report(&self, wanted: &[LocalPod]) {
+        let mut pods: Vec<PodStatus> = wanted
+            .iter()
+            .map(|local| PodStatus {
+                namespace: local.namespace.clone(),
+                name: local.name.clone(),
+                addresses: local.addresses.clone(),
+                netns: local.netns.clone(),
+                state: match self.failures.get(&local.uid) {
+                    Some(error) => PodState::Failed(error.clone()),
+                    None if self.enrolled.contains_key(&local.uid) => PodState::Enrolled,
+                    None => PodState::NotEnrolled,
+                },
+            })
+            .collect();
+        pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+        *self.status.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pods);
+    }
+}
+
+impl Enrolled {
+    /// The object is the same pod, and its network namespace is still there.
+    fn still_fits(&self, wanted: &LocalPod) -> bool {
+        let local = &self.local;
+        let is_same = local.instance == wanted.instance
+            && local.netns == wanted.netns
+            && local.addresses == wanted.addresses
+            && local.identity == wanted.identity;
+        is_same && std::fs::metadata(&wanted.netns).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode)
+    }
+}

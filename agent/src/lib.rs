@@ -1,0 +1,11 @@
+//! The Weft agent: eBPF capture, the data path, enrolment, telemetry and the operator's commands.
+//!
+//! The modules stand in the order in which one should read them. `capture` knows nothing of the proxy, the proxy asks
+//! a trait for original destinations, and only `wire` names them all.
+
+pub mod netns;
+pub mod capture;
+pub mod in_pod;
+pub mod proxy;
+pub mod publish;
+pub mod telemetry;

@@ -1,0 +1,306 @@
+//! How flows and tunnels end: in order, by a reset that is passed on, by a deadline, or with the agent.
+
+use std::sync::Arc;
+
+use weft_hbone::ErrorCode;
+
+use super::flow::{Flow, Link, WriteSide};
+use super::pod::Pod;
+use super::record::{Failure, Record};
+use super::table::Key;
+use super::timers::Timer;
+use super::tunnel::{IDLE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, Role, State};
+use super::worker::Worker;
+use super::{Connection, ConnectionState};
+
+impl Worker {
+    /// The connection is established on both sides.
+    pub(super) fn opened(&mut self, key: Key) {
+        let Some(record) = self.flows.get_mut(key).and_then(|flow| flow.record.as_deref_mut()) else { return };
+        record.open(&mut self.series, &self.shared.metrics.agent);
+    }
+
+    /// The peer answered a request.
+    pub(super) fn on_response(&mut self, tunnel: Key, key: Key, status: u16) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        if status == 200 {
+            flow.unconfirmed = None;
+            self.opened(key);
+            return self.queue_flow(key);
+        }
+        let remote = self.tunnels.get(tunnel).map(|tunnel| tunnel.remote().to_string()).unwrap_or_default();
+        let failure = match status {
+            401 | 403 => Failure::denied(format!("{remote} answered {status}: a policy of the destination denies it")),
+            503 => Failure::unreachable(format!("{remote} answered 503: the application does not accept connections")),
+            _ => Failure::unreachable(format!("{remote} answered {status} to CONNECT")),
+        };
+        self.abort_flow(key, failure);
+    }
+
+    /// The peer reset a stream, or left it unprocessed when it went away.
+    pub(super) fn on_reset(&mut self, key: Key, code: ErrorCode) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        let Link::Stream { tunnel, .. } = flow.link else { return };
+        if flow.is_dead {
+            return;
+        }
+        // The peer did nothing with this stream, and all that was said on it is still here: another tunnel takes it.
+        if code == ErrorCode::REFUSED_STREAM && flow.unconfirmed.is_some() {
+            flow.is_queued = false;
+            self.release_stream(tunnel);
+            return self.rejoin(key, tunnel);
+        }
+        flow.link = Link::None;
+        self.release_stream(tunnel);
+        let failure = if code == ErrorCode::NO_ERROR || code == ErrorCode::CANCEL {
+            Failure::reset("the other side reset the connection".to_owned())
+        } else {
+            Failure::reset(format!("the other side reset the connection: {code}"))
+        };
+        self.abort_flow(key, failure);
+    }
+
+    /// The peer takes no new streams on this tunnel.
+    pub(super) fn on_go_away(&mut self, key: Key, code: ErrorCode, said: &str) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        tunnel.is_draining = true;
+        if code != ErrorCode::NO_ERROR {
+            tracing::warn!(remote = %tunnel.remote(), %code, said, "the peer ends the tunnel");
+        }
+    }
+
+    /// Ends a flow of which both directions ended in order.
+    pub(super) fn close_if_complete(&mut self, key: Key) {
+        if self.flows.get(key).is_some_and(|flow| flow.is_complete() && !flow.is_dead) {
+            self.end_flow(key, None);
+        }
+    }
+
+    /// Ends a flow with a reset on either side, for the reason given.
+    pub(super) fn abort_flow(&mut self, key: Key, failure: Failure) {
+        let Some(flow) = self.flows.get(key) else { return };
+        if flow.is_dead {
+            return;
+        }
+        flow.socket.set_abort();
+        let other = if let Link::Socket { other } = flow.link { Some(other) } else { None };
+        // The accepted side of a plain pair carries the record, and with it the reason.
+        if let Some(other) = other
+            && self.flows.get(other).is_some_and(|other| !other.is_dead)
+        {
+            if let Some(flow) = self.flows.get(other) {
+                flow.socket.set_abort();
+            }
+            self.end_flow(other, Some(failure.clone()));
+        }
+        self.end_flow(key, Some(failure));
+    }
+
+    fn end_flow(&mut self, key: Key, failure: Option<Failure>) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        flow.is_dead = true;
+        flow.pending = Default::default();
+        flow.unconfirmed = None;
+        self.dead_flows.push(key);
+        let (read, written) = (flow.read_bytes, flow.written_bytes);
+        let record = flow.record.take();
+        match std::mem::replace(&mut flow.link, Link::None) {
+            Link::Stream { tunnel: tunnel_key, stream } => {
+                if let Some(tunnel) = self.tunnels.get_mut(tunnel_key)
+                    && let Some(failure) = &failure
+                {
+                    tunnel.http.reset(stream, failure.error_code());
+                    self.mark_dirty(tunnel_key);
+                }
+                self.release_stream(tunnel_key);
+            }
+            Link::Waiting { tunnel } => {
+                if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
+                    tunnel.waiting.retain(|waiting| *waiting != key);
+                }
+            }
+            Link::Socket { .. } | Link::None => {}
+        }
+        if let Some(mut record) = record {
+            record.failure = record.failure.take().or(failure);
+            self.finish_record(&mut record, read, written);
+        }
+    }
+
+    /// One stream fewer is linked to a flow.
+    pub(super) fn release_stream(&mut self, key: Key) {
+        if let Some(tunnel) = self.tunnels.get_mut(key) {
+            tunnel.streams = tunnel.streams.saturating_sub(1);
+            if tunnel.streams == 0 {
+                tunnel.idle_since = self.now;
+            }
+        }
+        self.close_tunnel_if_unused(key);
+    }
+
+    /// Counts and logs a connection that is over.
+    pub(super) fn finish_record(&mut self, record: &mut Record, read: u64, written: u64) {
+        record.finish(read, written, self.now, &mut self.series, &self.shared.metrics.agent, &self.shared.access_log);
+    }
+
+    /// Ends a tunnel at once, and with it the flows on it.
+    pub(super) fn fail_tunnel(&mut self, key: Key, failure: &Failure) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        if tunnel.is_dead {
+            return;
+        }
+        let waiting = std::mem::take(&mut tunnel.waiting);
+        let has_flows = tunnel.streams > 0;
+        if waiting.is_empty() && !has_flows {
+            tracing::debug!(remote = %tunnel.remote(), pod = %tunnel.pod.uid, reason = %failure, "a tunnel failed");
+        }
+        self.discard_tunnel(key);
+        for flow in waiting {
+            self.abort_flow(flow, failure.clone());
+        }
+        if has_flows {
+            let on_it = |flow: &Flow| matches!(flow.link, Link::Stream { tunnel, .. } if tunnel == key);
+            for flow in self.flows.keys_where(on_it) {
+                self.abort_flow(flow, failure.clone());
+            }
+        }
+    }
+
+    /// Takes a tunnel out of service and closes its socket at the end of the turn.
+    pub(super) fn discard_tunnel(&mut self, key: Key) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        if tunnel.is_dead {
+            return;
+        }
+        tunnel.is_dead = true;
+        if !tunnel.is_open() && !matches!(tunnel.state, State::Connecting) {
+            self.handshakes_open -= 1;
+        }
+        if let Role::Client { key: pool_key, .. } = &tunnel.role {
+            let pool_key = pool_key.clone();
+            self.pool.remove(&pool_key, key);
+        }
+        self.dead_tunnels.push(key);
+    }
+
+    /// Says goodbye on a tunnel that is going away and carries nothing any more.
+    pub(super) fn close_tunnel_if_unused(&mut self, key: Key) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        let is_unused = tunnel.streams == 0 && tunnel.waiting.is_empty() && tunnel.http.active_streams() == 0;
+        if tunnel.is_draining && is_unused && tunnel.is_open() && !tunnel.is_dead {
+            self.mark_dirty(key);
+        }
+    }
+
+    /// After the last frames went out: close_notify and FIN on a tunnel that has nothing left to do.
+    pub(super) fn finish_closing(&mut self, key: Key) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        let is_unused = tunnel.streams == 0 && tunnel.waiting.is_empty() && tunnel.http.active_streams() == 0;
+        if !tunnel.is_draining || !is_unused || tunnel.is_dead || tunnel.unsent.is_some() {
+            return;
+        }
+        if !tunnel.is_client() && !tunnel.http.output().is_empty() {
+            return;
+        }
+        let State::Open { sealer, .. } = &mut tunnel.state else { return };
+        let mut goodbye = Vec::new();
+        sealer.close_notify(&mut goodbye);
+        tunnel.is_closing = true;
+        // Nobody waits for the goodbye; that the socket closes says the same.
+        let _ = tunnel.write_or_keep(&goodbye);
+        let _ = tunnel.socket.finish();
+        self.discard_tunnel(key);
+    }
+
+    pub(super) fn on_tunnel_timer(&mut self, key: Key) {
+        let now = self.now;
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        if tunnel.is_dead {
+            return;
+        }
+        if !tunnel.is_open() {
+            let remote = tunnel.remote();
+            let reason = match tunnel.state {
+                State::Connecting => {
+                    format!("connecting to {remote} timed out: is a NetworkPolicy blocking port 15008?")
+                }
+                _ => format!("the TLS handshake with {remote} timed out"),
+            };
+            return self.fail_tunnel(key, &Failure::unreachable(reason));
+        }
+        tunnel.http.replenish(PING_INTERVAL);
+        if let Some(sent) = tunnel.ping_sent
+            && now.duration_since(sent) >= PING_TIMEOUT
+        {
+            let remote = tunnel.remote();
+            let reason = format!("{remote} did not answer a PING within {} s", PING_TIMEOUT.as_secs());
+            return self.fail_tunnel(key, &Failure::unreachable(reason));
+        }
+        if tunnel.is_client() && tunnel.streams == 0 && now.duration_since(tunnel.idle_since) >= IDLE_TIMEOUT {
+            tunnel.drain();
+        } else if tunnel.ping_sent.is_none() && now.duration_since(tunnel.last_received) >= PING_INTERVAL {
+            tunnel.ping_sent = Some(now);
+            tunnel.http.ping(*b"liveness");
+        }
+        // A tunnel that was made with an old certificate takes no new streams and ends with its last one.
+        let current = self.shared.certificates.current(&tunnel.pod.identity);
+        if tunnel.is_client() && current.is_some_and(|current| !Arc::ptr_eq(&current, &tunnel.certificate)) {
+            tunnel.drain();
+        }
+        self.timers.set(now + PING_INTERVAL, Timer::Tunnel(key));
+        self.mark_dirty(key);
+    }
+
+    pub(super) fn on_flow_timer(&mut self, key: Key) {
+        let Some(flow) = self.flows.get(key) else { return };
+        if !flow.is_connecting || flow.is_dead {
+            return;
+        }
+        if matches!(flow.link, Link::Stream { .. }) {
+            self.application_refused(key, &std::io::ErrorKind::TimedOut.into());
+        } else {
+            self.abort_flow(key, Failure::unreachable("connecting to the destination timed out".to_owned()));
+        }
+    }
+
+    /// The pod is gone: nothing of it may stay, since its sockets keep its network namespace alive.
+    pub(super) fn forget(&mut self, pod: &Arc<Pod>) {
+        self.close_listeners(|listener| Arc::ptr_eq(&listener.pod, pod));
+        let failure = Failure::reset("the pod is gone".to_owned());
+        for key in self.tunnels.keys_where(|tunnel| Arc::ptr_eq(&tunnel.pod, pod)) {
+            self.fail_tunnel(key, &failure);
+        }
+        for key in self.flows.keys_where(|flow| Arc::ptr_eq(&flow.pod, pod)) {
+            self.abort_flow(key, failure.clone());
+        }
+    }
+
+    /// The deadline of a drain has passed, or the agent ends otherwise: a reset is not mistaken for an end of stream.
+    pub(super) fn abort_everything(&mut self) {
+        self.close_listeners(|_| true);
+        let failure = Failure::reset("the agent is stopping".to_owned());
+        for key in self.flows.keys_where(|flow| !flow.is_dead) {
+            self.abort_flow(key, failure.clone());
+        }
+        for key in self.tunnels.keys_where(|tunnel| !tunnel.is_dead) {
+            self.send(key);
+            self.discard_tunnel(key);
+        }
+    }
+
+    /// The live connections, for the operator.
+    pub(super) fn connections(&self) -> Vec<Connection> {
+        let describe = |flow: &Flow| {
+            let record = flow.record.as_deref()?;
+            let state = match (&flow.link, flow.write_side) {
+                (Link::Waiting { .. }, _) => ConnectionState::Connecting,
+                (_, _) if flow.is_connecting => ConnectionState::Connecting,
+                (_, WriteSide::Open) if !flow.read_done => ConnectionState::Open,
+                _ => ConnectionState::HalfClosed,
+            };
+            let age = self.now.saturating_duration_since(record.started);
+            Some(record.describe(state, flow.read_bytes, flow.written_bytes, age))
+        };
+        self.flows.iter().filter(|(_, flow)| !flow.is_dead).filter_map(|(_, flow)| describe(flow)).collect()
+    }
+}

@@ -1,0 +1,96 @@
+//! A tunnel's TLS handshake, a step at a time.
+
+use super::record::Failure;
+use super::socket::Outcome;
+use super::table::Key;
+use super::timers::Timer;
+use super::tunnel::{PING_INTERVAL, State};
+use super::worker::Worker;
+use weft_transport::Progress;
+
+/// A handshake is read in small pieces: its messages are a few kilobytes, and what follows belongs to the session.
+const READ: usize = 16 * 1024;
+
+impl Worker {
+    /// Reads what the peer said and answers it.
+    pub(super) fn advance_handshake(&mut self, key: Key) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        tunnel.is_queued = false;
+        if tunnel.is_dead {
+            return;
+        }
+        let remote = tunnel.remote();
+        let State::Handshaking { handshake, incoming } = &mut tunnel.state else { return };
+        let mut is_ended = false;
+        if tunnel.is_readable {
+            match tunnel.socket.read(&mut self.receive_buffer[..READ]) {
+                Ok(Outcome::Blocked) => tunnel.is_readable = false,
+                Ok(Outcome::Moved(0)) => is_ended = true,
+                Ok(Outcome::Moved(moved)) => incoming.extend_from_slice(&self.receive_buffer[..moved]),
+                Err(error) => {
+                    let reason = format!("the connection with {remote} ended during the TLS handshake: {error}");
+                    return self.fail_tunnel(key, &Failure::unreachable(reason));
+                }
+            }
+        }
+        let mut outgoing = Vec::new();
+        let progress = handshake.advance(incoming, &mut outgoing);
+        let left = std::mem::take(incoming);
+        let written = tunnel.write_or_keep(&outgoing);
+        let progress = match (progress, written) {
+            (Ok(progress), Ok(())) => progress,
+            (Err(error), _) => {
+                let reason = format!("the TLS handshake with {remote} failed: {error}");
+                return self.fail_tunnel(key, &Failure::tls(reason));
+            }
+            (_, Err(error)) => {
+                let reason = format!("the connection with {remote} ended during the TLS handshake: {error}");
+                return self.fail_tunnel(key, &Failure::unreachable(reason));
+            }
+        };
+        match progress {
+            Progress::Continue if is_ended => {
+                let reason = format!("{remote} closed the connection during the TLS handshake");
+                self.fail_tunnel(key, &Failure::tls(reason));
+            }
+            Progress::Continue => {
+                if let State::Handshaking { incoming, .. } = &mut tunnel.state {
+                    *incoming = left;
+                }
+                if tunnel.is_readable {
+                    tunnel.is_queued = true;
+                    self.handshakes.push_back(key);
+                }
+            }
+            Progress::Done(session) => {
+                tunnel.state = State::Open { sealer: session.sealer, opener: session.opener, peer: session.peer };
+                tunnel.partial = left;
+                tunnel.idle_since = self.now;
+                // What came behind the handshake is looked at even if the socket has no more.
+                tunnel.is_readable = true;
+                tunnel.is_queued = true;
+                self.handshakes_open -= 1;
+                self.queue_receive(key);
+                self.timers.set(self.now + PING_INTERVAL, Timer::Tunnel(key));
+                if self.is_draining
+                    && let Some(tunnel) = self.tunnels.get_mut(key)
+                {
+                    tunnel.drain();
+                }
+                self.open_waiting(key);
+                self.mark_dirty(key);
+            }
+        }
+    }
+
+    /// Opens the streams of those who waited for the tunnel.
+    fn open_waiting(&mut self, key: Key) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        for flow in std::mem::take(&mut tunnel.waiting) {
+            let is_waiting = self.flows.get(flow).is_some_and(|flow| !flow.is_dead);
+            if is_waiting {
+                self.open_stream(flow, key);
+            }
+        }
+    }
+}

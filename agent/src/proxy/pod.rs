@@ -1,0 +1,47 @@
+//! A pod of this node as the workers see it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use weft_model::Identity;
+
+use super::socket::{self, Socket};
+use super::origin::Origin;
+use crate::in_pod::PodSockets;
+
+/// An enrolled pod.
+#[derive(Debug)]
+pub struct Pod {
+    /// The workload's uid in the model.
+    pub uid: Arc<str>,
+    /// The pod object's own uid; a pod of the same name that was created anew differs here.
+    pub instance: Arc<str>,
+    /// The identity under which its connections are made.
+    pub identity: Identity,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Where its sockets come from.
+    pub sockets: PodSockets,
+}
+
+impl Pod {
+    /// A socket to another node or to a destination outside the mesh, recognised as the agent's.
+    pub(super) fn outward_socket(&self, origin: &dyn Origin, to: IpAddr) -> io::Result<Socket> {
+        self.socket(origin, to, None)
+    }
+
+    /// A socket to the pod's own application, which shall see `client` as its peer.
+    pub(super) fn application_socket(&self, origin: &dyn Origin, to: IpAddr, client: SocketAddr) -> io::Result<Socket> {
+        self.socket(origin, to, Some(client))
+    }
+
+    fn socket(&self, origin: &dyn Origin, to: IpAddr, client: Option<SocketAddr>) -> io::Result<Socket> {
+        let fd = self.sockets.stream(to.is_ipv6())?;
+        let socket = Socket::from_fd(fd);
+        socket::tune(socket.as_fd())?;
+        origin.tag_own(socket.as_fd(), client)?;
+        Ok(socket)
+    }
+}

@@ -1,0 +1,196 @@
+//! A tunnel: one TCP connection to or from a peer's port 15008, its TLS session and its HTTP/2 streams.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_hbone::Connection;
+use weft_model::Identity;
+use weft_transport::{Handshake, Opener, Sealer, TlsIdentity};
+
+use super::buffers::{BufferPool, Unsent};
+use super::pod::Pod;
+use super::pool::PoolKey;
+use super::socket::{Outcome, Socket};
+use super::table::Key;
+
+/// Establishing a tunnel, TCP and TLS together, takes no longer.
+pub(super) const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a tunnel's liveness is looked at; a PING is sent when nothing came since the last look.
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A tunnel whose peer leaves a PING unanswered for so long is dead.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// A client's tunnel without streams is closed after so long.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How far a tunnel has come.
+pub(super) enum State {
+    /// The TCP connection is being made.
+    Connecting,
+    /// TLS is being negotiated. `incoming` is what the handshake has not consumed.
+    Handshaking { handshake: Box<Handshake>, incoming: Vec<u8> },
+    /// Frames flow.
+    Open { sealer: Sealer, opener: Opener, peer: Identity },
+}
+
+/// Which end of the tunnel this is.
+pub(super) enum Role {
+    /// Dialled by this agent for flows of its own pod.
+    Client { key: PoolKey, to: SocketAddr, expected: Identity },
+    /// Accepted on 15008 of this agent's pod.
+    Server { peer_address: SocketAddr, local_address: SocketAddr },
+}
+
+pub(super) struct Tunnel {
+    pub(super) socket: Socket,
+    pub(super) pod: Arc<Pod>,
+    pub(super) role: Role,
+    pub(super) state: State,
+    /// The certificate that the tunnel was made with; a renewed one makes new tunnels.
+    pub(super) certificate: Arc<TlsIdentity>,
+    pub(super) http: Connection,
+    pub(super) is_readable: bool,
+    pub(super) is_writable: bool,
+    /// The beginning of a TLS record whose end has not come.
+    pub(super) partial: Vec<u8>,
+    /// Sealed bytes that the socket had no room for.
+    pub(super) unsent: Option<Unsent>,
+    /// Flows with something to send, each once, in turn.
+    pub(super) ready: VecDeque<Key>,
+    /// Flows that met a closed window.
+    pub(super) blocked: Vec<Key>,
+    /// Flows that wait for the tunnel to open.
+    pub(super) waiting: Vec<Key>,
+    /// How many flows are linked to a stream of it.
+    pub(super) streams: usize,
+    /// No new streams: the peer or this agent is going away.
+    pub(super) is_draining: bool,
+    /// The end was said to the peer, and nothing more may be sealed.
+    pub(super) is_closing: bool,
+    pub(super) is_dirty: bool,
+    /// The tunnel stands in the worker's queue of handshakes, or of those to receive.
+    pub(super) is_queued: bool,
+    /// The kernel reported FIN or an error: reading goes on until it shows.
+    pub(super) has_hangup: bool,
+    pub(super) is_dead: bool,
+    pub(super) opened_at: Instant,
+    pub(super) last_received: Instant,
+    pub(super) idle_since: Instant,
+    pub(super) ping_sent: Option<Instant>,
+    pub(super) dials: u32,
+}
+
+impl Tunnel {
+    pub(super) fn new(
+        socket: Socket,
+        pod: Arc<Pod>,
+        role: Role,
+        state: State,
+        certificate: Arc<TlsIdentity>,
+        http: Connection,
+        now: Instant,
+    ) -> Self {
+        Self {
+            socket,
+            pod,
+            role,
+            state,
+            certificate,
+            http,
+            is_readable: false,
+            is_writable: true,
+            partial: Vec::new(),
+            unsent: None,
+            ready: VecDeque::new(),
+            blocked: Vec::new(),
+            waiting: Vec::new(),
+            streams: 0,
+            is_draining: false,
+            is_closing: false,
+            is_dirty: false,
+            is_queued: false,
+            has_hangup: false,
+            is_dead: false,
+            opened_at: now,
+            last_received: now,
+            idle_since: now,
+            ping_sent: None,
+            dials: 1,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        matches!(self.role, Role::Client { .. })
+    }
+
+    /// Whether one more stream may be opened, now or when the tunnel is established.
+    pub(super) fn has_room(&self, presumed_limit: usize) -> bool {
+        if self.is_draining || self.is_closing || self.is_dead {
+            return false;
+        }
+        if self.is_open() { self.http.can_open() } else { self.waiting.len() < presumed_limit }
+    }
+
+    /// Writes what the socket had no room for and returns its buffer to the pool. True when nothing is left.
+    pub(super) fn flush_unsent(&mut self, buffers: &mut BufferPool) -> io::Result<bool> {
+        while let Some(mut unsent) = self.unsent.take() {
+            let outcome = if self.is_writable { self.socket.write(unsent.bytes())? } else { Outcome::Blocked };
+            match outcome {
+                Outcome::Moved(moved) => {
+                    if unsent.advance(moved) {
+                        buffers.give_back(unsent.into_buffer());
+                    } else {
+                        self.unsent = Some(unsent);
+                    }
+                }
+                Outcome::Blocked => {
+                    self.is_writable = false;
+                    self.unsent = Some(unsent);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes `bytes`, keeping what the socket does not take. Only handshake bytes come this way.
+    pub(super) fn write_or_keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(unsent) = &mut self.unsent {
+            unsent.append(bytes);
+            return Ok(());
+        }
+        let mut at = 0;
+        while at < bytes.len() && self.is_writable {
+            match self.socket.write(&bytes[at..])? {
+                Outcome::Moved(moved) => at += moved,
+                Outcome::Blocked => self.is_writable = false,
+            }
+        }
+        if at < bytes.len() {
+            self.unsent = Some(Unsent::from_slice(&bytes[at..]));
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that no stream will be taken any more; those that are open go on.
+    pub(super) fn drain(&mut self) {
+        if !self.is_draining {
+            self.is_draining = true;
+            self.http.drain();
+        }
+    }
+
+    /// The address at the other end of the TCP connection.
+    pub(super) fn remote(&self) -> SocketAddr {
+        match &self.role {
+            Role::Client { to, .. } => *to,
+            Role::Server { peer_address, .. } => *peer_address,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! `sockops`: what the connecting end knows is carried to the accepting end.
+//!
+//! Published when the source port is known and the SYN is not yet sent, so that it is there whenever the other end asks,
+//! with TCP Fast Open too. Taken when the other end is established, or when the connecting socket closes without that.
+
+use core::ptr::addr_of;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::{debug, warn};
+use weft_common::{Address, Direction, Published, Role, Socket, Tuple};
+
+use crate::maps;
+
+const AF_INET: u32 = 2;
+
+#[sock_ops]
+pub fn weft_handshake(ctx: SockOpsContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    let (op, sk) = unsafe { ((*ctx.ops).op, (*ctx.ops).__bindgen_anon_2.sk) };
+    if sk.is_null() {
+        return 1;
+    }
+    match op {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx, sk),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx, sk),
+        BPF_SOCK_OPS_STATE_CB => changed(&ctx, sk),
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    let Some(socket) = maps::remembered(sk) else {
+        return;
+    };
+    let ends = Ends::of(ctx);
+    let Some(tuple) = announced(ctx, &ends, socket) else {
+        return;
+    };
+    let published = Published { address: socket.address, port: u32::from(socket.port) };
+    if !maps::publish(&tuple, &published) {
+        // Nothing was published, so that the pod's `steer` refuses the SYN.
+        warn!(ctx, "refused: too many connections are waiting to be accepted; one of netns {}", tuple.netns);
+        return;
+    }
+    socket.published = 1;
+    // What others have asked for stays asked for.
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    if ctx.set_cb_flags(flags as i32).is_err() {
+        // Without the callback the entry could outlive the socket and let another connection pass.
+        socket.published = 0;
+        maps::retract(&tuple);
+    }
+}
+
+#[inline(always)]
+fn changed(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    if ctx.arg(1) != BPF_TCP_CLOSE {
+        return;
+    }
+    let Some(socket) = maps::remembered(sk) else {
+        return;
+    };
+    if socket.published == 0 {
+        return;
+    }
+    let ends = Ends::of(ctx);
+    if let Some(tuple) = announced(ctx, &ends, socket) {
+        socket.published = 0;
+        maps::retract(&tuple);
+    }
+}
+
+/// Under what a connecting socket publishes, if it does.
+#[inline(always)]
+fn announced(ctx: &SockOpsContext, ends: &Ends, socket: &Socket) -> Option<Tuple> {
+    let (netns, direction) = if socket.role == Role::Captured as u16 {
+        // A socket whose capture was long ago, and that connects elsewhere now that its pod is not captured.
+        if !ends.remote.is_capture_destination(ends.remote_port) {
+            return None;
+        }
+        (netns(ctx), Direction::Outbound)
+    } else if socket.role == Role::Own as u16 && socket.port != 0 {
+        (netns(ctx), Direction::Inbound)
+    } else if socket.role == Role::Probe as u16 {
+        (socket.netns, Direction::Probe)
+    } else {
+        return None;
+    };
+    Some(Tuple {
+        netns,
+        source: ends.local,
+        destination: ends.remote,
+        source_port: ends.local_port,
+        destination_port: ends.remote_port,
+        direction: direction as u32,
+    })
+}
+
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    let ends = Ends::of(ctx);
+    let direction = if ends.local.is_capture_destination(ends.local_port) {
+        Direction::Outbound
+    } else if ends.remote.is_inbound_source() {
+        Direction::Inbound
+    } else if ends.remote.is_loopback() {
+        if ends.remote.is_ipv4() {
+            return;
+        }
+        Direction::Inbound
+    } else {
+        // Most connections of the machine come here, and this look-up is what they pay.
+        match maps::pod(netns(ctx)) {
+            None => return,
+            Some(pod) if pod.owns(&ends.remote) => Direction::Inbound,
+            Some(_) => Direction::Probe,
+        }
+    };
+    let tuple = Tuple {
+        netns: netns(ctx),
+        source: ends.remote,
+        destination: ends.local,
+        source_port: ends.remote_port,
+        destination_port: ends.local_port,
+        direction: direction as u32,
+    };
+    let role = match direction {
+        Direction::Outbound => Role::Accepted,
+        Direction::Inbound => Role::Served,
+        Direction::Probe => return maps::retract(&tuple),
+    };
+    let Some(published) = maps::published(&tuple) else {
+        return;
+    };
+    if !maps::remember(sk, Socket::new(role, published.address, published.port as u16, 0)) {
+        warn!(ctx, "no memory to remember an accepted connection of netns {}", tuple.netns);
+    }
+    maps::retract(&tuple);
+    debug!(ctx, "netns {}: accepted a connection for port {}", tuple.netns, published.port);
+}
+
+#[inline(always)]
+fn netns(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// Both ends of a connection, as the socket sees them.
+struct Ends {
+    local: Address,
+    local_port: u16,
+    remote: Address,
+    remote_port: u16,
+}
+
+impl Ends {
+    #[inline(always)]
+    fn of(ctx: &SockOpsContext) -> Self {
+        let ops = ctx.ops;
+        // SAFETY: the context is valid; it is read word by word, as the verifier demands.
+        unsafe {
+            let (local, remote) = if (*ops).family == AF_INET {
+                (
+                    Address::ipv4(addr_of!((*ops).local_ip4).read_volatile()),
+                    Address::ipv4(addr_of!((*ops).remote_ip4).read_volatile()),
+                )
+            } else {
+                (local_ipv6(ops), remote_ipv6(ops))
+            };
+            // The kernel gives the local port in host order, and the remote one in network order in the upper half.
+            let local_port = addr_of!((*ops).local_port).read_volatile() as u16;
+            let remote_port = u32::from_be(addr_of!((*ops).remote_port).read_volatile()) as u16;
+            Self { local, local_port, remote, remote_port }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn local_ipv6(ops: *const bpf_sock_ops) -> Address {
+    // SAFETY: the caller gives a valid context.
+    unsafe {
+        let words = addr_of!((*ops).local_ip6).cast::<u32>();
+        Address([
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ])
+    }
+}
+
+#[inline(always)]
+unsafe fn remote_ipv6(ops: *const bpf_sock_ops) -> Address {
+    // SAFETY: the caller gives a valid context.
+    unsafe {
+        let words = addr_of!((*ops).remote_ip6).cast::<u32>();
+        Address([
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ])
+    }
+}

@@ -1,0 +1,30 @@
+//! Weft in a world of nodes and pods: real kernels, real clients and servers, the shipped agent.
+//!
+//! A scenario states one behaviour and asserts what a user can observe: bytes, addresses, certificates on the wire,
+//! metrics, log records, exit codes. They run in parallel, but for those in `load`, which need the machine to
+//! themselves.
+
+// The fixtures.
+mod client;
+mod pair;
+mod stranger;
+
+// The scenarios.
+mod capture;
+mod enrolment;
+mod fail_closed;
+mod probe;
+mod tunnel;
+mod handshake;
+mod ending;
+mod identity;
+mod address_reuse;
+mod policy;
+mod policy_match;
+mod peer_authentication;
+mod resolution;
+mod service_endpoints;
+mod configuration;
+mod observability;
+mod lifecycle;
+mod load;

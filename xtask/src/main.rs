@@ -1,0 +1,2 @@
+//! Set-up, build, test, demo, benchmark and lint of Weft.
+fn main() {}
