@@ -26,19 +26,19 @@
 //! Nothing here holds a private key, and nobody but the wiring imports this module: the agent is seen through
 //! [`AgentView`].
 
-mod status;
-mod problem;
-mod pod;
-mod workload;
-mod service;
-mod policy;
 mod certificate;
 mod connection;
-mod timestamp;
-mod listen;
 mod http;
+mod listen;
+mod pod;
+mod policy;
+mod problem;
 mod routes;
 mod scrape;
+mod service;
+mod status;
+mod timestamp;
+mod workload;
 
 use std::fmt;
 use std::future::Future;

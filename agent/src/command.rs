@@ -4,17 +4,17 @@
 //! that ask the agent use the Unix socket in its state directory. They exit with 0 when all is well, with 1 when it is
 //! not, and with 2 when the command itself is wrong.
 
-mod agent;
 mod address;
+mod agent;
 mod analyze;
-mod uninstall;
 mod client;
-mod output;
-mod table;
-mod measure;
-mod status;
 mod list;
 mod log;
+mod measure;
+mod output;
+mod status;
+mod table;
+mod uninstall;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ pub use agent::{AccessLogFormat, AgentOptions};
 
 /// Weft: a service mesh without sidecars.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "weft", bin_name = "weft", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -50,10 +50,16 @@ enum Command {
     /// List the connections that are being carried
     Connections(list::ListArgs),
     /// Show or change what the running agent logs
+    ///
+    /// Without a filter: shows the one in force. A change lasts until the agent ends.
     Log(log::LogArgs),
     /// Check a folder of manifests and print every mistake in it
+    ///
+    /// Reads the folder as the agent would, and changes nothing. Exits with 1 if there are errors.
     Analyze(analyze::AnalyzeArgs),
     /// Remove every trace of a node's capture from the kernel
+    ///
+    /// Its pods talk in clear from then on. Stop the agent first: SIGTERM alone never removes capture.
     Uninstall(uninstall::UninstallArgs),
     /// Print the version
     Version,

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use weft_control::LocalPod;
+use weft_model::Identity;
 use weft_runtime::{Shutdown, Tasks};
 use weft_transport::Certificates;
 
@@ -50,6 +51,8 @@ pub struct PodStatus {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+    /// Its identity.
+    pub identity: Identity,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Its network namespace.
@@ -78,7 +81,6 @@ struct Enrolled {
 }
 
 /// Keeps capture in step with the pods of this node.
-#[derive(Debug)]
 pub struct Enrolment {
     capture: Arc<Capture>,
     proxy: Arc<Proxy>,
@@ -275,6 +277,7 @@ impl Enrolment {
             .map(|local| PodStatus {
                 namespace: local.namespace.clone(),
                 name: local.name.clone(),
+                identity: local.identity.clone(),
                 addresses: local.addresses.clone(),
                 netns: local.netns.clone(),
                 state: match self.failures.get(&local.uid) {

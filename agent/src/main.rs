@@ -1,2 +1,5 @@
 //! The `weft` binary.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    weft::command::main()
+}

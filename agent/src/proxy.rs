@@ -209,7 +209,7 @@ pub(crate) enum Command {
 struct Handle {
     commands: Sender<Command>,
     waker: Waker,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The running workers.
@@ -282,10 +282,10 @@ impl Proxy {
     }
 
     /// Ends what is left and waits for the threads.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         self.tell_all(|| Command::Stop);
-        for worker in &mut self.workers {
-            if let Some(thread) = worker.thread.take()
+        for worker in &self.workers {
+            if let Some(thread) = worker.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
                 && thread.join().is_err()
             {
                 tracing::error!("a worker panicked");
@@ -327,7 +327,7 @@ impl Handle {
         let thread = std::thread::Builder::new()
             .name(format!("weft-worker-{index}"))
             .spawn(move || worker::Worker::new(shared, metrics, poll, receiver).run())?;
-        Ok(Self { commands, waker, thread: Some(thread) })
+        Ok(Self { commands, waker, thread: Mutex::new(Some(thread)) })
     }
 
     fn tell(&self, command: Command) {

@@ -40,7 +40,6 @@ impl LearnOutside for Learned {
 }
 
 /// The owner of the state.
-#[derive(Debug)]
 pub struct Publisher {
     store: Store,
     cell: Arc<SnapshotCell>,

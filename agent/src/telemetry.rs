@@ -3,16 +3,16 @@
 //! Everything here is made so that a worker never waits: counters are atomics that a worker has at hand, records and
 //! lines go through bounded queues to threads of their own, and what they cannot take is dropped and counted.
 
-pub mod tcp;
 pub mod access_log;
 pub mod agent_metrics;
-pub mod logging;
 mod exposition;
-mod process;
-mod line;
-mod sink;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod line;
+pub mod logging;
+mod process;
+mod sink;
+pub mod tcp;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,9 +25,7 @@ pub use exposition::Exposition;
 pub use line::LineFormat;
 pub use logging::{LogControl, LogFilter, Logging};
 pub use sink::SinkCounters;
-pub use tcp::{
-    ConnectionLabels, ConnectionSecurity, Reporter, ResponseFlags, SeriesCache, TcpMetrics, TcpSeries,
-};
+pub use tcp::{ConnectionLabels, ConnectionSecurity, Reporter, ResponseFlags, SeriesCache, TcpMetrics, TcpSeries};
 
 /// All metrics of an agent.
 pub struct Metrics {

@@ -9,6 +9,16 @@ use crate::{INBOUND_SOURCES, OUTBOUND_DESTINATIONS, ports};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Address(pub [u32; 4]);
 
+/// A range of addresses: the key of a longest-prefix map (`struct bpf_lpm_trie_key`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prefix {
+    /// How many bits of the address count, of 128; those of an IPv4 range begin after the first 96.
+    pub length: u32,
+    /// The first address of the range.
+    pub address: Address,
+}
+
 const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Address {
@@ -21,6 +31,15 @@ impl Address {
     #[inline(always)]
     pub const fn ipv4(word: u32) -> Self {
         Self([0, 0, MAPPED, word])
+    }
+
+    /// The one of both that `is_ipv4` says.
+    ///
+    /// A program reads both forms from its context before it chooses: reads in branches are merged by the compiler into
+    /// one at an offset that depends, which the verifier refuses.
+    #[inline(always)]
+    pub const fn either(is_ipv4: bool, ipv4: u32, ipv6: [u32; 4]) -> Self {
+        if is_ipv4 { Self::ipv4(ipv4) } else { Self(ipv6) }
     }
 
     /// True if it is an IPv4 address.

@@ -11,7 +11,7 @@ mod pod;
 mod socket;
 mod tuple;
 
-pub use address::Address;
+pub use address::{Address, Prefix};
 pub use pod::{Listener, ListenerKind, POD_ADDRESSES, Pod, Settings};
 pub use socket::{Role, Socket};
 pub use tuple::{Direction, Published, Tuple};

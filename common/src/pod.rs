@@ -31,7 +31,7 @@ impl Pod {
 
 /// Names a listening socket of a pod; the value is the socket.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Listener {
     /// The pod's network namespace.
     pub netns: u64,

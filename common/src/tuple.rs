@@ -5,7 +5,7 @@ use crate::Address;
 /// A connection in the making. The whole four-tuple is the key, with namespace and direction: the kernel may choose
 /// one source port for several connections that differ only in their destination.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tuple {
     /// The network namespace of the end that accepts.
     pub netns: u64,

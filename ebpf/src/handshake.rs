@@ -8,7 +8,7 @@ use core::ptr::addr_of;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock,
 };
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
@@ -166,16 +166,13 @@ impl Ends {
     #[inline(always)]
     fn of(ctx: &SockOpsContext) -> Self {
         let ops = ctx.ops;
-        // SAFETY: the context is valid; it is read word by word, as the verifier demands.
+        // SAFETY: the context is valid; it is read word by word, as the verifier demands, and not in branches.
         unsafe {
-            let (local, remote) = if (*ops).family == AF_INET {
-                (
-                    Address::ipv4(addr_of!((*ops).local_ip4).read_volatile()),
-                    Address::ipv4(addr_of!((*ops).remote_ip4).read_volatile()),
-                )
-            } else {
-                (local_ipv6(ops), remote_ipv6(ops))
-            };
+            let is_ipv4 = addr_of!((*ops).family).read_volatile() == AF_INET;
+            let local_ipv4 = addr_of!((*ops).local_ip4).read_volatile();
+            let remote_ipv4 = addr_of!((*ops).remote_ip4).read_volatile();
+            let local = Address::either(is_ipv4, local_ipv4, words(addr_of!((*ops).local_ip6).cast()));
+            let remote = Address::either(is_ipv4, remote_ipv4, words(addr_of!((*ops).remote_ip6).cast()));
             // The kernel gives the local port in host order, and the remote one in network order in the upper half.
             let local_port = addr_of!((*ops).local_port).read_volatile() as u16;
             let remote_port = u32::from_be(addr_of!((*ops).remote_port).read_volatile()) as u16;
@@ -185,29 +182,7 @@ impl Ends {
 }
 
 #[inline(always)]
-unsafe fn local_ipv6(ops: *const bpf_sock_ops) -> Address {
-    // SAFETY: the caller gives a valid context.
-    unsafe {
-        let words = addr_of!((*ops).local_ip6).cast::<u32>();
-        Address([
-            words.read_volatile(),
-            words.add(1).read_volatile(),
-            words.add(2).read_volatile(),
-            words.add(3).read_volatile(),
-        ])
-    }
-}
-
-#[inline(always)]
-unsafe fn remote_ipv6(ops: *const bpf_sock_ops) -> Address {
-    // SAFETY: the caller gives a valid context.
-    unsafe {
-        let words = addr_of!((*ops).remote_ip6).cast::<u32>();
-        Address([
-            words.read_volatile(),
-            words.add(1).read_volatile(),
-            words.add(2).read_volatile(),
-            words.add(3).read_volatile(),
-        ])
-    }
+unsafe fn words(at: *const u32) -> [u32; 4] {
+    // SAFETY: the caller points at four words of a valid context.
+    unsafe { [at.read_volatile(), at.add(1).read_volatile(), at.add(2).read_volatile(), at.add(3).read_volatile()] }
 }

@@ -5,7 +5,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, SkStorage, SockHash};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
-use weft_common::{Address, Listener, Pod, Published, Settings, Socket, TUPLES as TUPLE_COUNT, Tuple};
+use weft_common::{Address, Listener, Pod, Prefix, Published, Settings, Socket, TUPLES as TUPLE_COUNT, Tuple};
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -57,8 +57,10 @@ pub fn pod_of_address(address: &Address) -> Option<u64> {
 /// True if a connection to `address` may concern the mesh.
 #[inline(always)]
 pub fn may_be_in_mesh(address: &Address) -> bool {
-    // SAFETY: only the presence of a value is looked at.
-    RANGES.get(&Key::new(128, *address)).is_some() && unsafe { OUTSIDE.get(address) }.is_none()
+    let exactly = Prefix { length: 128, address: *address };
+    // SAFETY: both have the same layout; aya's is packed, so that it would be filled byte by byte.
+    let key = unsafe { &*core::ptr::from_ref(&exactly).cast::<Key<Address>>() };
+    RANGES.get(key).is_some() && OUTSIDE.get_ptr(address).is_none()
 }
 
 #[inline(always)]

@@ -124,17 +124,13 @@ struct Ends {
 impl Ends {
     #[inline(always)]
     fn of(lookup: *const bpf_sk_lookup) -> Self {
-        // SAFETY: the context is valid; it is read word by word, as the verifier demands.
+        // SAFETY: the context is valid; it is read word by word, as the verifier demands, and not in branches.
         unsafe {
-            let is_ipv4 = (*lookup).family == AF_INET;
-            let (local, remote) = if is_ipv4 {
-                (
-                    Address::ipv4(addr_of!((*lookup).local_ip4).read_volatile()),
-                    Address::ipv4(addr_of!((*lookup).remote_ip4).read_volatile()),
-                )
-            } else {
-                (words(addr_of!((*lookup).local_ip6).cast()), words(addr_of!((*lookup).remote_ip6).cast()))
-            };
+            let is_ipv4 = addr_of!((*lookup).family).read_volatile() == AF_INET;
+            let local_ipv4 = addr_of!((*lookup).local_ip4).read_volatile();
+            let remote_ipv4 = addr_of!((*lookup).remote_ip4).read_volatile();
+            let local = Address::either(is_ipv4, local_ipv4, words(addr_of!((*lookup).local_ip6).cast()));
+            let remote = Address::either(is_ipv4, remote_ipv4, words(addr_of!((*lookup).remote_ip6).cast()));
             let local_port = addr_of!((*lookup).local_port).read_volatile() as u16;
             let remote_port = u16::from_be(addr_of!((*lookup).remote_port).read_volatile());
             Self { is_ipv4, local, local_port, remote, remote_port }
@@ -143,9 +139,7 @@ impl Ends {
 }
 
 #[inline(always)]
-unsafe fn words(at: *const u32) -> Address {
+unsafe fn words(at: *const u32) -> [u32; 4] {
     // SAFETY: the caller points at four words of a valid context.
-    unsafe {
-        Address([at.read_volatile(), at.add(1).read_volatile(), at.add(2).read_volatile(), at.add(3).read_volatile()])
-    }
+    unsafe { [at.read_volatile(), at.add(1).read_volatile(), at.add(2).read_volatile(), at.add(3).read_volatile()] }
 }

@@ -16,7 +16,9 @@ fn pods_on_two_nodes_reach_each_other_over_both_families() -> Result<()> {
     let (a, b) = (world.node("a")?, world.node("b")?);
     let client = a.pod(PodSpec::new("client"))?;
     let server = b.pod(PodSpec::new("server"))?;
-    for (family, address, source) in [("[::]:80", server.at(80), client.ip()), ("[::]:81", server.at6(81), client.ip6())] {
+    for (family, address, source) in
+        [("[::]:80", server.at(80), client.ip()), ("[::]:81", server.at6(81), client.ip6())]
+    {
         let greeter = Server::start(&server, family.parse()?, Behaviour::Greet)?;
         let mut text = String::new();
         client.connect(address)?.read_to_string(&mut text)?;
@@ -200,7 +202,11 @@ fn a_world_of_two_nodes_and_two_pods_is_made_quickly() -> Result<()> {
 fn traces(world: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let tmp = std::env::temp_dir();
-    for folder in ["/run/netns", "/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/bpf/weft"].map(Path::new).into_iter().chain([&*tmp]) {
+    for folder in ["/run/netns", "/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/bpf/weft"]
+        .map(Path::new)
+        .into_iter()
+        .chain([&*tmp])
+    {
         let Ok(listed) = fs::read_dir(folder) else { continue };
         for entry in listed {
             let path = entry?.path();

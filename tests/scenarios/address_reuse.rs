@@ -1,8 +1,8 @@
 //! An address that is given to another pod never leads to the old pod's tunnel.
 
 use anyhow::Result;
-use weft_tests::server::Behaviour;
 use weft_tests::PodSpec;
+use weft_tests::server::Behaviour;
 
 use crate::client::{Conversation, eventually_answered, greet};
 use crate::pair::{NAMESPACE, Pair, authorization, serve};
@@ -17,7 +17,8 @@ fn a_destinations_address_given_to_another_identity_gets_a_new_tunnel() -> Resul
     let echo = serve(&old, 8080, Behaviour::Echo)?;
     let mut open = Conversation::open(&pair.client, old.at(8080))?;
     drop((echo, old));
-    let new = pair.b.pod(PodSpec::new("new").namespace(NAMESPACE).service_account("new").number(number).uid("uid-2"))?;
+    let new =
+        pair.b.pod(PodSpec::new("new").namespace(NAMESPACE).service_account("new").number(number).uid("uid-2"))?;
     let _echo = serve(&new, 8080, Behaviour::Echo)?;
     pair.agent_b.wait_enrolled(&new)?;
     pair.agent_a.wait_for_protocol(&new, "hbone")?;

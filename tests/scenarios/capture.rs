@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use weft_tests::server::Behaviour;
 use weft_tests::{Families, PodSpec};
 
-use crate::client::{Greeting, assert_answered, greet, greeting, ping, Outcome};
+use crate::client::{Greeting, Outcome, assert_answered, greet, greeting, ping};
 use crate::pair::{NAMESPACE, Pair, Setup, serve};
 
 #[test]

@@ -49,7 +49,7 @@ fn a_clients_reset_is_a_reset_to_the_server() -> Result<()> {
     let pair = Pair::start()?;
     let server = pair.echo(8080)?;
     let mut conversation = Conversation::open(&pair.client, pair.server.at(8080))?;
-    socket2::SockRef::from(conversation.stream()).set_linger(Some(Duration::ZERO))?;
+    socket2::SockRef::from(&*conversation.stream()).set_linger(Some(Duration::ZERO))?;
     drop(conversation);
     assert_eq!(server.wait_for_end(0)?, End::Error(ErrorKind::ConnectionReset));
     Ok(())

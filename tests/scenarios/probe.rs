@@ -26,9 +26,7 @@ fn a_probe_reaches_its_pod_directly_under_strict_and_nobody_else_of_the_node_doe
     let server = serve(&pair.server, 8080, Behaviour::Greet)?;
     pair.world.config().put("strict", &peer_authentication(NAMESPACE, "default", "  mtls:\n    mode: STRICT"))?;
     let url = format!("http://{}", pair.server.at(8080));
-    weft_tests::eventually("STRICT is in force", || {
-        Ok((curl(&pair.b, pair.b.cgroup(), &url)? != 0).then_some(()))
-    })?;
+    weft_tests::eventually("STRICT is in force", || Ok((curl(&pair.b, pair.b.cgroup(), &url)? != 0).then_some(())))?;
     let before = server.count();
     for url in [url, format!("http://{}", pair.server.at6(8080))] {
         let code = curl(&pair.b, &kubelet, &url)?;
@@ -49,9 +47,7 @@ fn a_process_below_the_kubelets_cgroup_is_not_the_kubelet() -> Result<()> {
     let _server = serve(&pair.server, 8080, Behaviour::Greet)?;
     pair.world.config().put("strict", &peer_authentication(NAMESPACE, "default", "  mtls:\n    mode: STRICT"))?;
     let url = format!("http://{}", pair.server.at(8080));
-    weft_tests::eventually("STRICT is in force", || {
-        Ok((curl(&pair.b, pair.b.cgroup(), &url)? != 0).then_some(()))
-    })?;
+    weft_tests::eventually("STRICT is in force", || Ok((curl(&pair.b, pair.b.cgroup(), &url)? != 0).then_some(())))?;
     let root = std::path::Path::new("/sys/fs/cgroup");
     let relative = kubelet.path().strip_prefix(root.join("unified")).or_else(|_| kubelet.path().strip_prefix(root))?;
     let below = Cgroup::create(&relative.join("pods").to_string_lossy())?;

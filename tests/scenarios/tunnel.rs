@@ -100,8 +100,11 @@ fn real_programs_talk_through_the_tunnel() -> Result<()> {
     let folder = pair.server.folder()?;
     let body: String = (0..50_000).map(|line| format!("line {line}\n")).collect();
     std::fs::write(folder.join("large.txt"), &body)?;
-    let mut server = pair.server.spawn(&["python3", "-u", "-m", "http.server", "--directory", &folder.to_string_lossy(), "8000"])?;
-    server.wait_for_output("Serving HTTP").or_else(|error| if pair.server.listens_on(8000)? { Ok(()) } else { Err(error) })?;
+    let mut server =
+        pair.server.spawn(&["python3", "-u", "-m", "http.server", "--directory", &folder.to_string_lossy(), "8000"])?;
+    server
+        .wait_for_output("Serving HTTP")
+        .or_else(|error| if pair.server.listens_on(8000)? { Ok(()) } else { Err(error) })?;
     let url = format!("http://{}/large.txt", pair.server.at(8000));
     let fetched = pair.client.run(&["curl", "-sS", "--max-time", "20", &url])?.success()?;
     ensure!(fetched == body, "curl fetched {} bytes instead of {}", fetched.len(), body.len());

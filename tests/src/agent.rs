@@ -61,6 +61,16 @@ pub fn weft_binary() -> Result<PathBuf> {
     })
 }
 
+/// Runs a command of `weft` that asks no agent, such as `["analyze", "DIR"]`, on a host.
+///
+/// # Errors
+/// The binary is not there, or did not end in half a minute.
+pub fn weft(host: &Host, arguments: &[&str]) -> Result<Finished> {
+    let mut command = host.command(&weft_binary()?.to_string_lossy())?;
+    command.args(arguments);
+    Process::spawn(command)?.finish_within(Duration::from_secs(30))
+}
+
 impl AgentOptions {
     pub(crate) fn new(shared: Arc<Shared>, host: Arc<Host>, node: &str, label: &str) -> Self {
         let config = shared.config.path().to_owned();
@@ -315,7 +325,7 @@ impl Agent {
         self.options.get(ADMIN_PORT, path)
     }
 
-    /// Runs an operator's command, such as `["status", "-o", "json"]`, against this agent.
+    /// Runs an operator's command that asks an agent, such as `["status", "-o", "json"]`, against this agent.
     ///
     /// # Errors
     /// The binary is not there, or did not end in time.
@@ -344,6 +354,14 @@ impl Agent {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().context("parsing VmRSS")?;
         Ok(kilobytes * 1024)
+    }
+
+    /// How many descriptors it has open.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid())).context("listing its descriptors")?.count())
     }
 
     /// The CPU time that it has used, user and system.

@@ -1,11 +1,11 @@
 //! What a node and a pod have in common: a network namespace with a cgroup, in which processes and sockets live.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
-use std::fs;
 
 use anyhow::{Context, Result};
 
@@ -56,8 +56,7 @@ impl Host {
     /// # Errors
     /// The namespace or the cgroup is gone.
     pub fn command_in(&self, cgroup: &Cgroup, program: &str) -> Result<Command> {
-        let mut cgroup =
-            cgroup.entrance().with_context(|| format!("entering {}", cgroup.path().display()))?;
+        let mut cgroup = cgroup.entrance().with_context(|| format!("entering {}", cgroup.path().display()))?;
         let netns = self.netns.descriptor()?;
         let mut command = Command::new(program);
         command.process_group(0);
@@ -87,7 +86,15 @@ impl Host {
     /// # Errors
     /// The program is not there, or it did not end in time. A failure of the program itself is in the returned status.
     pub fn run(&self, program_and_arguments: &[&str]) -> Result<Finished> {
-        self.spawn(program_and_arguments)?.finish_within(RUN_LIMIT)
+        self.run_within(program_and_arguments, RUN_LIMIT)
+    }
+
+    /// [`run`](Self::run) with a limit of the caller's.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_within(&self, program_and_arguments: &[&str], limit: Duration) -> Result<Finished> {
+        self.spawn(program_and_arguments)?.finish_within(limit)
     }
 
     /// Runs `work` on a thread inside this network namespace; see [`Netns::enter`]. The thread stays in the caller's

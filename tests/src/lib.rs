@@ -12,7 +12,7 @@
 //! This crate knows Weft only from outside: command line, manifests, wire, metrics and log.
 
 mod world;
-pub use world::{World, WorldOptions};
+pub use world::{World, WorldOptions, descriptor_limit};
 
 mod node;
 pub use node::Node;
@@ -30,7 +30,7 @@ mod config;
 pub use config::ConfigDir;
 
 mod agent;
-pub use agent::{Agent, AgentOptions, weft_binary};
+pub use agent::{Agent, AgentOptions, weft, weft_binary};
 
 mod metrics;
 pub use metrics::{Metrics, Sample};
@@ -38,6 +38,9 @@ pub use metrics::{Metrics, Sample};
 pub mod pattern;
 
 pub mod server;
+
+mod nginx;
+pub use nginx::nginx;
 
 pub mod tap;
 

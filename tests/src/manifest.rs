@@ -113,7 +113,8 @@ impl ServiceSpec {
     }
 
     fn port_to(mut self, port: u16, target: Value) -> Self {
-        self.ports.push(json!({ "name": format!("tcp-{port}"), "port": port, "targetPort": target, "protocol": "TCP" }));
+        self.ports
+            .push(json!({ "name": format!("tcp-{port}"), "port": port, "targetPort": target, "protocol": "TCP" }));
         self
     }
 

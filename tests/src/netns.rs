@@ -134,9 +134,8 @@ fn share_folder() -> Result<()> {
     bind_mount(folder, folder)?;
     let target = CString::new(FOLDER)?;
     // SAFETY: `target` is a string that ends in NUL; the other pointers may be null for a change of propagation.
-    let shared = unsafe {
-        libc::mount(ptr::null(), target.as_ptr(), ptr::null(), libc::MS_SHARED | libc::MS_REC, ptr::null())
-    };
+    let shared =
+        unsafe { libc::mount(ptr::null(), target.as_ptr(), ptr::null(), libc::MS_SHARED | libc::MS_REC, ptr::null()) };
     ensure!(shared == 0, "mount(MS_SHARED): {}", io::Error::last_os_error());
     Ok(())
 }
@@ -145,8 +144,7 @@ fn bind_mount(from: &Path, to: &Path) -> Result<()> {
     let from = CString::new(from.as_os_str().as_bytes())?;
     let to = CString::new(to.as_os_str().as_bytes())?;
     // SAFETY: both paths end in NUL and outlive the call; a bind mount takes neither type nor data.
-    let mounted =
-        unsafe { libc::mount(from.as_ptr(), to.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null()) };
+    let mounted = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null()) };
     ensure!(mounted == 0, "mount(MS_BIND): {}", io::Error::last_os_error());
     Ok(())
 }

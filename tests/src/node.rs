@@ -66,8 +66,14 @@ impl Node {
     pub fn pod(&self, spec: PodSpec) -> Result<Pod> {
         let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
         let name = spec.name.clone();
-        Pod::create(Arc::clone(&self.shared), Arc::clone(&self.host), (&self.name, &self.label, self.number), spec, number)
-            .with_context(|| format!("making the pod {name} on {}", self.label))
+        Pod::create(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.host),
+            (&self.name, &self.label, self.number),
+            spec,
+            number,
+        )
+        .with_context(|| format!("making the pod {name} on {}", self.label))
     }
 
     /// An agent for this node, not yet started.

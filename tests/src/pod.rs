@@ -1,10 +1,10 @@
 //! A pod: a network namespace and a cgroup on a node, and the manifest that says so.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::fs;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};

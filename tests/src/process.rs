@@ -81,7 +81,14 @@ impl Process {
     /// # Errors
     /// It ended first, or 20 seconds passed; the message shows what it wrote instead.
     pub fn wait_for_output(&mut self, words: &str) -> Result<()> {
-        let limit = Duration::from_secs(20);
+        self.wait_for_output_within(words, Duration::from_secs(20))
+    }
+
+    /// [`wait_for_output`](Self::wait_for_output) with a limit of the caller's.
+    ///
+    /// # Errors
+    /// It ended first, or the limit passed.
+    pub fn wait_for_output_within(&mut self, words: &str, limit: Duration) -> Result<()> {
         let waited = eventually_within(limit, &format!("{:?} in the output of {}", words, self.name), || {
             if self.stdout().contains(words) || self.stderr().contains(words) {
                 return Ok(Some(()));
@@ -121,8 +128,7 @@ impl Process {
     /// It has not ended within `limit`; it is killed then.
     pub fn finish_within(mut self, limit: Duration) -> Result<Finished> {
         let waited = eventually_within(limit, &format!("{} ends", self.name), || Ok(self.child.try_wait()?));
-        let status =
-            waited.with_context(|| format!("it said so far:\n{}{}", self.stdout(), self.stderr()))?;
+        let status = waited.with_context(|| format!("it said so far:\n{}{}", self.stdout(), self.stderr()))?;
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }

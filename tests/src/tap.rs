@@ -42,9 +42,8 @@ type Streams = BTreeMap<(SocketAddr, SocketAddr), Stream>;
 
 impl Tap {
     pub(crate) fn start(netns: &Netns, interface: &str) -> Result<Self> {
-        let socket = netns
-            .enter(|| open(interface))
-            .with_context(|| format!("recording {interface} in {}", netns.name()))?;
+        let socket =
+            netns.enter(|| open(interface)).with_context(|| format!("recording {interface} in {}", netns.name()))?;
         let streams = Arc::<Mutex<Streams>>::default();
         let is_stopped = Arc::<AtomicBool>::default();
         let (kept, stopped) = (Arc::clone(&streams), Arc::clone(&is_stopped));
@@ -178,9 +177,8 @@ fn record(socket: &Socket, streams: &Mutex<Streams>, is_stopped: &AtomicBool) ->
         let frame = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length) };
         if let Some(segment) = Segment::parse(frame) {
             let mut streams = streams.lock().expect("recording does not panic");
-            let stream = streams
-                .entry((segment.from, segment.to))
-                .or_insert_with(|| Stream::new(segment.from, segment.to));
+            let stream =
+                streams.entry((segment.from, segment.to)).or_insert_with(|| Stream::new(segment.from, segment.to));
             stream.push(&segment);
         }
     }

@@ -23,11 +23,7 @@ pub fn eventually<T>(what: &str, check: impl FnMut() -> Result<Option<T>>) -> Re
 ///
 /// # Errors
 /// `what` did not happen within `patience`, or `check` failed.
-pub fn eventually_within<T>(
-    patience: Duration,
-    what: &str,
-    mut check: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn eventually_within<T>(patience: Duration, what: &str, mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(2);
     loop {

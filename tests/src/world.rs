@@ -130,10 +130,8 @@ impl World {
     /// The kernel refuses a part of it.
     pub fn outside(&self, name: &str) -> Result<(Host, Vec<IpAddr>)> {
         let number = self.next_outside.fetch_add(1, Ordering::Relaxed);
-        let host = Host::create(
-            &format!("{}-{name}", self.shared.name),
-            &format!("{}/outside/{name}", self.shared.name),
-        )?;
+        let host =
+            Host::create(&format!("{}-{name}", self.shared.name), &format!("{}/outside/{name}", self.shared.name))?;
         let addresses = connect_to_fabric(&self.shared.fabric, host.netns(), number)?;
         Ok((host, addresses))
     }
@@ -233,15 +231,24 @@ fn fabric_addresses(number: u16) -> (Ipv4Addr, Ipv6Addr) {
 /// thousands of connections.
 fn raise_descriptor_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls are given a pointer to a value that outlives them.
+    // SAFETY: the calls are given pointers to values that outlive them.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
             let wanted = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
             // Raising the hard limit needs CAP_SYS_RESOURCE; without it, take what there is.
-            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) != 0 {
+            if limit.rlim_max >= wanted.rlim_max || libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) != 0 {
                 limit.rlim_cur = limit.rlim_max;
                 libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
             }
         }
     }
+}
+
+/// How many descriptors a process of a world may have open.
+pub fn descriptor_limit() -> u64 {
+    raise_descriptor_limit();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a value that outlives the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
 }

@@ -1,2 +1,57 @@
-//! Set-up, build, test, demo, benchmark and lint of Weft.
-fn main() {}
+//! Everything that is done with this tree: `cargo xtask --help`.
+//!
+//! Each command does its own set-up, says what it installs and why, and is quick when there is nothing to do.
+
+mod setup;
+mod build;
+mod lint;
+mod test;
+mod demo;
+mod progress;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Set-up, build, test, demo and lint of Weft.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the other commands need, and check that the kernel has what they need
+    Setup,
+    /// Build the agent, with the eBPF programs in it, as it is shipped
+    Build,
+    /// Check formatting, run clippy with warnings as errors, and check licences and sources of dependencies
+    Lint,
+    /// Run all tests: of the crates, and of the agent in a world of nodes and pods
+    Test(test::Options),
+    /// Show Weft at work in a small shop on two nodes, step by step
+    Demo(demo::Options),
+}
+
+fn main() -> ExitCode {
+    let run = || -> Result<()> {
+        match Cli::parse().command {
+            Command::Setup => setup::everything(),
+            Command::Build => build::run(),
+            Command::Lint => lint::run(),
+            Command::Test(options) => test::run(&options),
+            Command::Demo(options) => demo::run(&options),
+        }
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

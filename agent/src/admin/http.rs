@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use weft_runtime::Shutdown;
 
@@ -135,6 +135,15 @@ pub(super) async fn body(request: Request<Incoming>) -> Result<Bytes, Reply> {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) => Err(failure(StatusCode::BAD_REQUEST, &format!("the request's body: {error}"))),
         Err(_) => Err(failure(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")),
+    }
+}
+
+/// Makes an answer on a thread of its own: a list of a large mesh takes long enough to hold up everything else that
+/// the control runtime has to do.
+pub(super) async fn aside(make: impl FnOnce() -> Reply + Send + 'static) -> Reply {
+    match spawn_blocking(make).await {
+        Ok(reply) => reply,
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, &format!("making the answer: {error}")),
     }
 }
 

@@ -96,8 +96,8 @@ impl Listeners {
         let admin = tcp("--admin", options.admin)?;
         let metrics = tcp("--metrics", options.metrics)?;
         let readiness = tcp("--readiness", options.readiness)?;
-        let (socket, socket_file) = listen_unix(&options.socket)
-            .map_err(|source| AdminError::Unix { path: options.socket.clone(), source })?;
+        let (socket, socket_file) =
+            listen_unix(&options.socket).map_err(|source| AdminError::Unix { path: options.socket.clone(), source })?;
         Ok(Self { socket, socket_file, admin, metrics, readiness })
     }
 
@@ -119,11 +119,7 @@ impl Listeners {
     /// Starts the servers, owned by `tasks`.
     pub fn start(self, admin: &Admin, tasks: &Tasks) {
         let Self { socket, socket_file, admin: admin_tcp, metrics, readiness } = self;
-        let over_unix = http::serve(
-            Listener::Unix(socket),
-            Arc::new(AdminRoutes(admin.clone())),
-            tasks.shutdown(),
-        );
+        let over_unix = http::serve(Listener::Unix(socket), Arc::new(AdminRoutes(admin.clone())), tasks.shutdown());
         tasks.spawn("admin", async move {
             let _removed_at_the_end = socket_file;
             over_unix.await;

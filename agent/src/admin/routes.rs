@@ -67,6 +67,18 @@ impl Admin {
     }
 
     async fn show(&self, path: &str, namespace: Option<&str>) -> Reply {
+        let connections = match path {
+            "/v1/connections" | "/config_dump" => match self.connections(namespace).await {
+                Ok(connections) => connections,
+                Err(failure) => return failure,
+            },
+            _ => Vec::new(),
+        };
+        let (admin, path, namespace) = (self.clone(), path.to_owned(), namespace.map(str::to_owned));
+        http::aside(move || admin.describe(&path, namespace.as_deref(), connections)).await
+    }
+
+    fn describe(&self, path: &str, namespace: Option<&str>, connections: Vec<ConnectionInfo>) -> Reply {
         let snapshot = self.view.snapshot();
         match path {
             "/v1/status" => http::json(&self.status()),
@@ -75,22 +87,16 @@ impl Admin {
             "/v1/services" => http::json(&json!({ "services": ServiceInfo::list(&snapshot, namespace) })),
             "/v1/policies" => http::json(&json!({ "policies": PolicyInfo::list(&snapshot, namespace) })),
             "/v1/certificates" => http::json(&json!({ "certificates": self.certificates(namespace) })),
-            "/v1/connections" => match self.connections(namespace).await {
-                Ok(connections) => http::json(&json!({ "connections": connections })),
-                Err(failure) => failure,
-            },
+            "/v1/connections" => http::json(&json!({ "connections": connections })),
             "/v1/log" => self.log(),
-            "/config_dump" => match self.connections(namespace).await {
-                Ok(connections) => http::json(&json!({
-                    "status": self.status(),
-                    "workloads": WorkloadInfo::list(&snapshot, namespace),
-                    "services": ServiceInfo::list(&snapshot, namespace),
-                    "policies": PolicyInfo::list(&snapshot, namespace),
-                    "certificates": self.certificates(namespace),
-                    "connections": connections,
-                })),
-                Err(failure) => failure,
-            },
+            "/config_dump" => http::json(&json!({
+                "status": self.status(),
+                "workloads": WorkloadInfo::list(&snapshot, namespace),
+                "services": ServiceInfo::list(&snapshot, namespace),
+                "policies": PolicyInfo::list(&snapshot, namespace),
+                "certificates": self.certificates(namespace),
+                "connections": connections,
+            })),
             _ => failure(
                 StatusCode::NOT_FOUND,
                 "there are /v1/status, /v1/pods, /v1/workloads, /v1/services, /v1/policies, /v1/certificates, \

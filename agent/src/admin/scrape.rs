@@ -4,8 +4,8 @@ use hyper::body::Incoming;
 use hyper::header::ACCEPT;
 use hyper::{Method, Request, StatusCode};
 
+use super::http::{self, Handler, Reply, reply};
 use super::{Admin, Answer};
-use super::http::{Handler, Reply, reply};
 use crate::telemetry::Exposition;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -15,7 +15,8 @@ pub(super) struct MetricsRoutes(pub(super) Admin);
 
 impl Handler for MetricsRoutes {
     fn answer(&self, request: Request<Incoming>) -> Answer<'static, Reply> {
-        Box::pin(std::future::ready(self.0.metrics(&request)))
+        let admin = self.0.clone();
+        Box::pin(http::aside(move || admin.metrics(&request)))
     }
 }
 

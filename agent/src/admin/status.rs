@@ -180,10 +180,7 @@ impl Admin {
                 client: count(metrics.client_tunnels_open.get()),
                 server: count(metrics.server_tunnels_open.get()),
             },
-            losses: Losses {
-                access_records: metrics.access_log.dropped.get(),
-                log_lines: metrics.log.dropped.get(),
-            },
+            losses: Losses { access_records: metrics.access_log.dropped.get(), log_lines: metrics.log.dropped.get() },
         }
     }
 
@@ -205,7 +202,7 @@ impl Admin {
             pods: PodState::ALL
                 .map(|state| (state.as_str(), pods.iter().filter(|pod| pod.state == state).count()))
                 .into(),
-            problems: [Severity::Error, Severity::Warning]
+            problems: Severity::ALL
                 .map(|severity| {
                     let count = problems.iter().filter(|problem| problem.severity == severity).count();
                     (severity.as_str(), count)

@@ -5,19 +5,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use aya::Ebpf;
-use aya::programs::Program;
-
 use super::CaptureError;
 use super::kernel::{self, Context, KernelError};
-use super::object::{HOOKS, Hook, STEER, STEER_ATTACH_TYPE};
+use super::object::{HOOKS, Hook, STEER};
 use crate::netns::Netns;
 
-/// Puts the programs of all hooks in place.
-pub(super) fn attach_hooks(ebpf: &Ebpf, cgroup: &File, links: &Path) -> Result<(), CaptureError> {
-    for hook in HOOKS {
-        let program = program(ebpf, hook.program)?;
-        put(program, cgroup.as_fd(), hook.attach_type, &links.join(hook.program)).map_err(|error| {
+/// Puts the programs of all hooks, in the order of `HOOKS`, in place.
+pub(super) fn attach_hooks(programs: &[OwnedFd], cgroup: &File, links: &Path) -> Result<(), CaptureError> {
+    for (hook, program) in HOOKS.into_iter().zip(programs) {
+        put(program.as_fd(), cgroup.as_fd(), hook.attach_type, &links.join(hook.program)).map_err(|error| {
             // Flags that forbid others to stand beside a program give this error and no other.
             match exclusive(cgroup, hook) {
                 Some(others) if error.errno() == libc::EPERM => CaptureError::ForeignProgram { hook: hook.name, others },
@@ -29,8 +25,8 @@ pub(super) fn attach_hooks(ebpf: &Ebpf, cgroup: &File, links: &Path) -> Result<(
 }
 
 /// Puts a pod's program in place.
-pub(super) fn attach_steer(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), CaptureError> {
-    Ok(put(program(ebpf, STEER)?, netns.as_fd(), STEER_ATTACH_TYPE, pin)?)
+pub(super) fn attach_steer(program: &OwnedFd, netns: &Netns, pin: &Path) -> Result<(), KernelError> {
+    put(program.as_fd(), netns.as_fd(), STEER.attach_type, pin)
 }
 
 /// Takes the link that is pinned at `pin` off its hook, and the pin away. True if there was one.
@@ -47,15 +43,9 @@ pub(super) fn detach(pin: &Path) -> Result<bool, KernelError> {
     Ok(true)
 }
 
-fn program<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, CaptureError> {
-    let fd = ebpf.program(name).map(Program::fd).ok_or(CaptureError::NotBuiltIn)?;
-    fd.map(AsFd::as_fd).map_err(|source| CaptureError::Program { program: name, source: Box::new(source) })
-}
-
 fn put(program: BorrowedFd<'_>, target: BorrowedFd<'_>, attach_type: u32, pin: &Path) -> Result<(), KernelError> {
     if let Some(link) = kernel::pinned(pin)? {
-        let info = kernel::link_info(link.as_fd()).on("OBJ_GET_INFO_BY_FD", pin.display())?;
-        if info.is_attached {
+        if kernel::link_is_attached(link.as_fd()).on("OBJ_GET_INFO_BY_FD", pin.display())? {
             return kernel::link_update(link.as_fd(), program).on("LINK_UPDATE", pin.display());
         }
         fs::remove_file(pin).on("unlink", pin.display())?;
@@ -112,7 +102,7 @@ pub(super) fn attached(links: &Path) -> Result<Vec<(&'static str, bool)>, Kernel
         .map(|hook| {
             let pin = links.join(hook.program);
             let is_attached = match kernel::pinned(&pin)? {
-                Some(link) => kernel::link_info(link.as_fd()).on("OBJ_GET_INFO_BY_FD", pin.display())?.is_attached,
+                Some(link) => kernel::link_is_attached(link.as_fd()).on("OBJ_GET_INFO_BY_FD", pin.display())?,
                 None => false,
             };
             Ok((hook.name, is_attached))
@@ -123,7 +113,7 @@ pub(super) fn attached(links: &Path) -> Result<Vec<(&'static str, bool)>, Kernel
 /// True if the pod's link is in place, false if its namespace is gone.
 pub(super) fn is_alive(pin: &Path) -> Result<bool, KernelError> {
     match kernel::pinned(pin)? {
-        Some(link) => Ok(kernel::link_info(link.as_fd()).on("OBJ_GET_INFO_BY_FD", pin.display())?.is_attached),
+        Some(link) => kernel::link_is_attached(link.as_fd()).on("OBJ_GET_INFO_BY_FD", pin.display()),
         None => Ok(false),
     }
 }

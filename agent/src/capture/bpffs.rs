@@ -17,6 +17,9 @@ const MOUNT_POINT: &str = "/sys/fs/bpf";
 /// The first namespace of processes has this number on every kernel (`PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
+/// The first mount namespace has this one since Linux 6.18 (`MNT_NS_INIT_INO`).
+const INITIAL_MOUNT_NAMESPACE: u64 = 0xEFFF_FFF8;
+
 /// The pins of one node under one layout.
 #[derive(Debug, Clone)]
 pub(super) struct Pins {
@@ -185,9 +188,17 @@ fn is_bpffs(path: &Path) -> bool {
     result == 0 && stat.f_type as u32 == BPF_FS_MAGIC
 }
 
+/// True if this process is in no container: it sees the host's processes, and its file systems are the host's.
 fn is_host_itself() -> bool {
-    is_initial_pid_namespace()
-        && matches!((fs::read_link("/proc/1/ns/mnt"), fs::read_link("/proc/self/ns/mnt")), (Ok(one), Ok(own)) if one == own)
+    let own = fs::metadata("/proc/self/ns/mnt").map(|metadata| metadata.ino());
+    let first = fs::metadata("/proc/1/ns/mnt").map(|metadata| metadata.ino());
+    match (own, first) {
+        _ if !is_initial_pid_namespace() => false,
+        (Ok(own), Ok(first)) => own == first,
+        // Without the right to look at the first process: what Linux 6.18 and later call the first namespace.
+        (Ok(own), Err(_)) => own == INITIAL_MOUNT_NAMESPACE,
+        (Err(_), _) => false,
+    }
 }
 
 fn is_initial_pid_namespace() -> bool {
@@ -200,9 +211,11 @@ fn is_hosts(path: &Path) -> io::Result<bool> {
         return Ok(true);
     }
     let own = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).metadata()?.dev();
-    if is_initial_pid_namespace() {
+    if is_initial_pid_namespace()
         // The host's first process sees the host's file systems.
-        return Ok(fs::metadata(Path::new("/proc/1/root").join(&MOUNT_POINT[1..])).is_ok_and(|host| host.dev() == own));
+        && let Ok(host) = fs::metadata(Path::new("/proc/1/root").join(&MOUNT_POINT[1..]))
+    {
+        return Ok(host.dev() == own);
     }
     // The host's processes cannot be seen. What comes from outside receives the host's mounts (HostToContainer); what
     // was mounted in here belongs to no group of mounts.

@@ -10,14 +10,17 @@ use tokio::io::unix::AsyncFd;
 pub(super) struct CaptureLog(EbpfLogger<IntoTracing>);
 
 impl CaptureLog {
-    /// The log of programs that were loaded together.
-    pub(super) fn of(ebpf: &mut aya::Ebpf) -> Result<Self, aya_log::Error> {
-        EbpfLogger::init_with_logger(ebpf, IntoTracing).map(Self)
+    /// The log to which a loaded program writes.
+    pub(super) fn of(program: u32) -> Result<Self, aya_log::Error> {
+        EbpfLogger::init_from_id_with_logger(program, IntoTracing).map(Self)
     }
 
     /// Carries records over as they come, for ever.
     pub(super) async fn forward(self) -> io::Result<()> {
-        let mut logger = AsyncFd::with_interest(self.0, Interest::READABLE)?;
+        // SAFETY: the logger owns the ring buffer's descriptor, which is the only one that it gives, and nothing closes it
+        // before the logger is dropped together with its registration.
+        let registered = unsafe { AsyncFd::register_with_interest(self.0, Interest::READABLE) };
+        let mut logger = registered.map_err(|error| error.into_parts().1)?;
         loop {
             let mut ready = logger.readable_mut().await?;
             ready.get_inner_mut().flush();

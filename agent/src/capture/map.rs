@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use weft_common::{Address, Listener, Pod, Published, Settings, Socket, Tuple};
+use weft_common::{Address, Listener, Pod, Prefix, Published, Settings, Socket, Tuple};
 
 use super::CaptureError;
 use super::kernel::{self, Context, KernelError};
@@ -37,14 +37,6 @@ unsafe impl Plain for Tuple {}
 unsafe impl Plain for Published {}
 // SAFETY: as above.
 unsafe impl Plain for Prefix {}
-
-/// A key of the map of ranges: `struct bpf_lpm_trie_key` with an address behind it.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Prefix {
-    pub(super) length: u32,
-    pub(super) address: Address,
-}
 
 /// A map of the kernel. All methods take `&self`: the kernel keeps order among its users.
 #[derive(Debug)]

@@ -56,7 +56,8 @@ pub(super) fn loopback(text: &str) -> Result<ListenAddress, String> {
     };
     match text.parse()? {
         ListenAddress::At(address) if !address.ip().to_canonical().is_loopback() => {
-            Err("other hosts could reach it; the admin interface is only for the node itself: use 127.0.0.1 or [::1]".into())
+            Err("other hosts could reach it; the admin interface is only for the node itself: use 127.0.0.1 or [::1]"
+                .into())
         }
         listen => Ok(listen),
     }

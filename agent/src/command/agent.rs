@@ -19,6 +19,12 @@ pub(super) const STATE_DIR: &str = "/var/lib/weft";
 /// Where the pins of all nodes of a host are.
 pub(super) const BPF_DIR: &str = "/sys/fs/bpf/weft";
 
+/// The trust domain, and the domain of host names, of a mesh that was not told others.
+pub(super) const CLUSTER_LOCAL: &str = "cluster.local";
+
+/// The namespace whose policies hold for a whole mesh that was not told another.
+pub(super) const ROOT_NAMESPACE: &str = "istio-system";
+
 /// The most threads that carry connections; more than any machine gains from.
 const MAX_WORKERS: usize = 512;
 
@@ -45,7 +51,7 @@ pub(super) struct AgentArgs {
     workers: Option<NonZeroUsize>,
 
     /// Trust domain of the mesh: the first part of every identity
-    #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "NAME", default_value = CLUSTER_LOCAL, value_parser = trust_domain)]
     trust_domain: String,
 
     /// Other trust domains whose certificates are accepted as the mesh's own, separated by commas
@@ -73,11 +79,11 @@ pub(super) struct AgentArgs {
     network: String,
 
     /// Namespace whose policies hold for the whole mesh
-    #[arg(long, env = "WEFT_ROOT_NAMESPACE", value_name = "NAME", default_value = "istio-system", value_parser = namespace)]
+    #[arg(long, env = "WEFT_ROOT_NAMESPACE", value_name = "NAME", default_value = ROOT_NAMESPACE, value_parser = namespace)]
     root_namespace: String,
 
     /// Domain of the services' host names
-    #[arg(long, env = "WEFT_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local", value_parser = cluster_domain)]
+    #[arg(long, env = "WEFT_CLUSTER_DOMAIN", value_name = "NAME", default_value = CLUSTER_LOCAL, value_parser = cluster_domain)]
     cluster_domain: String,
 
     /// Where the admin interface listens beside its Unix socket: a loopback address with a port, or off
@@ -289,7 +295,8 @@ impl AgentArgs {
 fn host_name() -> Result<String, String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim().to_ascii_lowercase();
-    node_name(&name).map_err(|error| format!("this host's name {name:?} cannot be a node's ({error}): give --node NAME"))
+    node_name(&name)
+        .map_err(|error| format!("this host's name {name:?} cannot be a node's ({error}): give --node NAME"))
 }
 
 /// A name as Kubernetes has them (RFC 1123 subdomain).
@@ -314,20 +321,21 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
 fn dns_label(label: &str) -> Result<(), String> {
     let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = label.as_bytes();
-    let is_bounded = bytes.first().is_some_and(|&byte| is_alphanumeric(byte)) && bytes.last().is_some_and(|&byte| is_alphanumeric(byte));
+    let is_bounded = bytes.first().is_some_and(|&byte| is_alphanumeric(byte))
+        && bytes.last().is_some_and(|&byte| is_alphanumeric(byte));
     if is_bounded && bytes.iter().all(|&byte| is_alphanumeric(byte) || byte == b'-') {
         return Ok(());
     }
     Err(format!("{label:?} is not lower-case letters, digits and hyphens, with a letter or digit at both ends"))
 }
 
-fn trust_domain(text: &str) -> Result<String, String> {
+pub(super) fn trust_domain(text: &str) -> Result<String, String> {
     // The identity's own rules are the ones that count.
     weft_model::Identity::new(text, "namespace", "account").map_err(|error| error.to_string())?;
     Ok(text.to_owned())
 }
 
-fn cluster_domain(text: &str) -> Result<String, String> {
+pub(super) fn cluster_domain(text: &str) -> Result<String, String> {
     node_name(text.trim_end_matches('.'))
 }
 

@@ -90,21 +90,14 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> any
         .header(HOST, "localhost")
         .body(Full::new(body))
         .context("making the request")?;
-    let answer = async {
+    let answer = async move {
         let answer = sender.send_request(request).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         Ok::<_, hyper::Error>((status, body))
     };
-    // The connection moves the bytes of the exchange, and ends after it.
-    let (answer, _) = tokio::join!(
-        async {
-            let answer = answer.await;
-            drop(sender);
-            answer
-        },
-        connection
-    );
+    // The connection moves the bytes, and ends when the sender is dropped, after the exchange.
+    let (answer, _) = tokio::join!(answer, connection);
     answer.with_context(|| format!("asking the agent at {}", socket.display()))
 }
 
@@ -123,5 +116,63 @@ fn unreachable_agent(socket: &Path, error: &io::Error) -> anyhow::Error {
             anyhow!("the socket {path} is for the agent's own user only: try again as root")
         }
         _ => anyhow!("connecting to {path}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::admin::tests::Running;
+    use crate::admin::{LogLevel, StatusReport};
+
+    fn address(state_dir: &Path) -> AgentAddress {
+        AgentAddress { state_dir: state_dir.to_owned(), socket: None }
+    }
+
+    /// Asks from a thread of its own: the client brings its own runtime.
+    async fn ask(
+        running: &Running,
+        question: impl FnOnce(AgentAddress) -> anyhow::Result<Value> + Send + 'static,
+    ) -> anyhow::Result<Value> {
+        let address = address(running.folder.path());
+        tokio::task::spawn_blocking(move || question(address)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn answers_and_refusals_come_back() {
+        let running = Running::start();
+        let status = ask(&running, |agent| agent.get("/v1/status", None)).await.unwrap();
+        let status: StatusReport = decode(status).unwrap();
+        assert_eq!(status.agent.node, "node-a");
+
+        let pods = ask(&running, |agent| agent.get("/v1/pods", Some("nowhere"))).await.unwrap();
+        assert_eq!(pods, json!({"pods": []}));
+
+        let level = LogLevel { filter: "debug".into() };
+        let answer = ask(&running, move |agent| agent.put("/v1/log", &level)).await.unwrap();
+        assert_eq!(answer, json!({"filter": "debug"}));
+
+        let error = ask(&running, |agent| agent.get("/v1/nothing", None)).await.unwrap_err();
+        assert!(error.to_string().starts_with("there are /v1/status"), "{error:#}");
+    }
+
+    #[test]
+    fn without_an_agent_it_says_how_to_start_one() {
+        let folder = TempDir::new().unwrap();
+        let error = address(folder.path()).get("/v1/status", None).unwrap_err().to_string();
+        assert!(error.contains("no agent runs here") && error.contains("weft agent --config"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_that_a_dead_agent_left_is_told_from_none() {
+        let folder = TempDir::new().unwrap();
+        drop(UnixListener::bind(socket_path(folder.path())).unwrap());
+        let error = address(folder.path()).get("/v1/status", None).unwrap_err().to_string();
+        assert!(error.contains("is gone"), "{error}");
     }
 }

@@ -187,7 +187,15 @@ fn certificates(certificates: &[CertificateInfo]) -> Table {
 
 fn connections(connections: &[ConnectionInfo]) -> Table {
     let mut table = Table::new(&[
-        "DIRECTION", "SOURCE", "DESTINATION", "SERVICE", "SECURITY", "STATE", "FROM-CLIENT", "TO-CLIENT", "AGE",
+        "DIRECTION",
+        "SOURCE",
+        "DESTINATION",
+        "SERVICE",
+        "SECURITY",
+        "STATE",
+        "FROM-CLIENT",
+        "TO-CLIENT",
+        "AGE",
     ]);
     for connection in connections {
         let security = match connection.tunnel {

@@ -9,7 +9,6 @@ use super::output;
 use crate::admin::LogLevel;
 use crate::telemetry::LogFilter;
 
-/// Without a filter: shows the one in force. The change lasts until the agent ends.
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
     /// off, error, warn, info, debug, trace, or module=level, separated by commas

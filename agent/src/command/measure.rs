@@ -1,4 +1,4 @@
-//! Durations and sizes, short.
+//! Durations, sizes and numbers, short.
 
 use std::time::Duration;
 
@@ -31,22 +31,32 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{value:.1}{}", UNITS[unit])
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub(super) fn count(number: impl TryInto<u64>, noun: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn durations() {
-        for (milliseconds, text) in [
-            (0, "0ms"),
-            (999, "999ms"),
-            (1000, "1s"),
-            (61_000, "1m1s"),
-            (3_600_000, "1h0m"),
-            (90_000_000, "1d1h"),
-        ] {
+        for (milliseconds, text) in
+            [(0, "0ms"), (999, "999ms"), (1000, "1s"), (61_000, "1m1s"), (3_600_000, "1h0m"), (90_000_000, "1d1h")]
+        {
             assert_eq!(duration(Duration::from_millis(milliseconds)), text);
         }
+    }
+
+    #[test]
+    fn counts() {
+        assert_eq!([count(0, "file"), count(1, "policy"), count(2, "policy")], ["0 files", "1 policy", "2 policies"]);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 
 use super::client::{AgentAddress, decode};
-use super::measure;
+use super::measure::{self, count};
 use super::output::{self, OutputFormat};
-use super::table::Tone;
+use super::table::{Tone, single_line};
 use crate::admin::{AgentState, PodState, Severity, StatusReport};
 
 /// A certificate that ends sooner than this has missed its renewal, which is due at half its life.
@@ -88,6 +88,8 @@ fn findings(report: &StatusReport, now: SystemTime) -> Vec<Finding> {
         findings.push(match problem.severity {
             Severity::Error => Finding::bad(format!("Configuration: {problem}"), ""),
             Severity::Warning => Finding::doubtful(format!("Configuration: {problem}"), ""),
+            // What is only worth knowing is for `weft analyze`.
+            Severity::Info => continue,
         });
     }
     if let Some(end) = report.certificates.next_expiry
@@ -162,7 +164,7 @@ fn render(report: &StatusReport, findings: &[Finding], now: SystemTime, is_colou
             "{}, {}, {}",
             count(objects.workloads, "workload"),
             count(objects.services, "service"),
-            if objects.policies == 1 { "1 policy".to_owned() } else { format!("{} policies", objects.policies) }
+            count(objects.policies, "policy")
         ),
     );
     let certificates = &report.certificates;
@@ -212,9 +214,8 @@ fn conclude(text: &mut String, findings: &[Finding], is_coloured: bool) {
     }
     for (kind, name) in [(bad, "more that need attention"), (doubtful, "more to be known")] {
         for finding in kind.iter().take(MANY) {
-            // Writing to a string cannot fail. What comes from files and peers must not steer the terminal.
-            let what: String = finding.what.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            let _ = writeln!(text, "  - {}", finding.tone.paint(&what, is_coloured));
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  - {}", finding.tone.paint(&single_line(&finding.what), is_coloured));
             if !finding.advice.is_empty() {
                 let _ = writeln!(text, "    {}", finding.advice);
             }
@@ -223,11 +224,6 @@ fn conclude(text: &mut String, findings: &[Finding], is_coloured: bool) {
             let _ = writeln!(text, "  - and {} {name}: see \"weft status -o json\"", kind.len() - MANY);
         }
     }
-}
-
-fn count(number: impl TryInto<u64>, noun: &str) -> String {
-    let number = number.try_into().unwrap_or(u64::MAX);
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 #[cfg(test)]

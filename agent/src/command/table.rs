@@ -70,11 +70,8 @@ impl Table {
     }
 
     pub(super) fn render(&self, is_coloured: bool) -> String {
-        let shown: Vec<Vec<(String, Tone)>> = self
-            .rows
-            .iter()
-            .map(|row| row.iter().map(|cell| (visible(&cell.text), cell.tone)).collect())
-            .collect();
+        let shown: Vec<Vec<(String, Tone)>> =
+            self.rows.iter().map(|row| row.iter().map(|cell| (visible(&cell.text), cell.tone)).collect()).collect();
         let width = |column: usize| {
             let cells = shown.iter().map(|row| row[column].0.chars().count());
             cells.chain([self.header[column].len()]).max().unwrap_or(0)
@@ -96,11 +93,12 @@ impl Table {
     }
 }
 
-/// A cell that cannot break the table, or the terminal: parts of it come from other nodes.
 fn visible(text: &str) -> String {
-    if text.is_empty() {
-        return "-".to_owned();
-    }
+    if text.is_empty() { "-".to_owned() } else { single_line(text) }
+}
+
+/// Text that can break neither a table nor the terminal: parts of what is shown come from files and other nodes.
+pub(super) fn single_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

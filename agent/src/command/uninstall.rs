@@ -8,8 +8,6 @@ use clap::Args;
 use super::agent::{BPF_DIR, node_name};
 use super::output;
 
-/// Takes the programs of a node out of the kernel: pods talk in clear from then on. Stop the agent first, since SIGTERM
-/// alone never removes capture.
 #[derive(Debug, Args)]
 pub(super) struct UninstallArgs {
     /// Name of the node, as it was given to the agent

@@ -154,7 +154,14 @@ impl Worker {
         if waiting.is_empty() && !has_flows {
             tracing::debug!(remote = %tunnel.remote(), pod = %tunnel.pod.uid, reason = %failure, "a tunnel failed");
         }
+        let refused = tunnel.refused(self.now);
         self.discard_tunnel(key);
+        // A peer that was not let in is on record like any connection that failed.
+        if let Some(mut record) = refused {
+            record.destination = self.snapshots.load().workload_by_address(record.destination_address.ip()).cloned();
+            record.failure = Some(failure.clone());
+            self.finish_record(&mut record, 0, 0);
+        }
         for flow in waiting {
             self.abort_flow(flow, failure.clone());
         }
@@ -173,8 +180,12 @@ impl Worker {
             return;
         }
         tunnel.is_dead = true;
-        if !tunnel.is_open() && !matches!(tunnel.state, State::Connecting) {
-            self.handshakes_open -= 1;
+        match tunnel.state {
+            State::Connecting => {}
+            State::Handshaking { .. } => self.handshakes_open -= 1,
+            State::Open { .. } => {
+                tunnel.gauge(&self.shared.metrics.agent).dec();
+            }
         }
         if let Role::Client { key: pool_key, .. } = &tunnel.role {
             let pool_key = pool_key.clone();

@@ -76,6 +76,21 @@ pub(super) struct Unconfirmed {
     pub(super) bytes: Vec<u8>,
     /// How many of them were sent on the present stream: fewer than all after the stream had to be opened anew.
     pub(super) sent: usize,
+    /// The end of the stream was sent on the present stream as well.
+    pub(super) end_sent: bool,
+}
+
+impl Unconfirmed {
+    /// Something that was read has not been sent on the present stream.
+    pub(super) fn is_due(&self, read_done: bool) -> bool {
+        self.sent < self.bytes.len() || read_done && !self.end_sent
+    }
+
+    /// The stream was opened anew: everything is to be said again.
+    pub(super) fn start_over(&mut self) {
+        self.sent = 0;
+        self.end_sent = false;
+    }
 }
 
 impl Flow {
@@ -104,7 +119,7 @@ impl Flow {
 
     /// Whether a read could bring bytes or the end of the stream.
     pub(super) fn wants_read(&self) -> bool {
-        let replays = self.unconfirmed.as_ref().is_some_and(|unconfirmed| unconfirmed.sent < unconfirmed.bytes.len());
+        let replays = self.unconfirmed.as_ref().is_some_and(|unconfirmed| unconfirmed.is_due(self.read_done));
         replays || self.is_readable && !self.read_done
     }
 

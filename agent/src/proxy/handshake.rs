@@ -69,6 +69,7 @@ impl Worker {
                 // What came behind the handshake is looked at even if the socket has no more.
                 tunnel.is_readable = true;
                 tunnel.is_queued = true;
+                tunnel.gauge(&self.shared.metrics.agent).inc();
                 self.handshakes_open -= 1;
                 self.queue_receive(key);
                 self.timers.set(self.now + PING_INTERVAL, Timer::Tunnel(key));

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +114,11 @@ impl Worker {
         let socket = pod.application_socket(&*self.shared.origin, destination.ip(), client)?;
         let source = pod.sockets.local_source(destination);
         let established = socket.connect(Some(source), destination)?;
+        // For IPv4 the kernel refuses the connection itself.
+        if destination.is_ipv6() && !self.shared.origin.is_client_known(socket.as_fd())? {
+            socket.abort();
+            return Err(io::Error::other("too many connections are being made: the client's address could not be kept"));
+        }
         Ok((socket, established))
     }
 

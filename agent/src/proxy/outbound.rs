@@ -110,6 +110,8 @@ impl Worker {
         let identity = upstream.workload.identity.clone();
         let mut flow = Flow::new(socket, pod.clone(), Some(Box::new(record)));
         flow.unconfirmed = Some(Unconfirmed::default());
+        // A client that speaks first has often spoken already: one look saves a turn.
+        flow.is_readable = true;
         let Some(flow) = self.adopt(flow) else { return };
         self.join_tunnel(flow, key, identity, to);
     }
@@ -198,7 +200,7 @@ impl Worker {
             Ok(stream) => {
                 flow.link = Link::Stream { tunnel: tunnel_key, stream };
                 if let Some(unconfirmed) = &mut flow.unconfirmed {
-                    unconfirmed.sent = 0;
+                    unconfirmed.start_over();
                 }
                 tunnel.streams += 1;
                 if !flow.is_queued {

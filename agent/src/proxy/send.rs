@@ -209,12 +209,13 @@ fn fill(
     }
     let mut allowed = window.min(share);
     if let Some(unconfirmed) = &mut flow.unconfirmed {
-        let replay = unconfirmed.bytes.len() - unconfirmed.sent;
-        if replay > 0 {
+        if unconfirmed.is_due(flow.read_done) {
+            let replay = unconfirmed.bytes.len() - unconfirmed.sent;
             let len = replay.min(allowed).min(CHUNK).min(buffer.len() - BEFORE - AFTER);
             buffer[BEFORE..BEFORE + len].copy_from_slice(&unconfirmed.bytes[unconfirmed.sent..][..len]);
             unconfirmed.sent += len;
             let is_last = flow.read_done && unconfirmed.sent == unconfirmed.bytes.len();
+            unconfirmed.end_sent = is_last;
             let used = seal_data(sealer, http, stream, buffer, len, is_last)?;
             return Ok((used, if is_last { Filled::Ended } else { Filled::More }));
         }
@@ -245,6 +246,9 @@ fn fill(
         Ok(Outcome::Moved(0)) => {
             flow.read_done = true;
             flow.is_readable = false;
+            if let Some(unconfirmed) = &mut flow.unconfirmed {
+                unconfirmed.end_sent = true;
+            }
             Ok((seal_data(sealer, http, stream, buffer, 0, true)?, Filled::Ended))
         }
         Ok(Outcome::Moved(moved)) => {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::gauge::Gauge;
 use weft_hbone::Connection;
 use weft_model::Identity;
 use weft_transport::{Handshake, Opener, Sealer, TlsIdentity};
@@ -13,8 +14,10 @@ use weft_transport::{Handshake, Opener, Sealer, TlsIdentity};
 use super::buffers::{BufferPool, Unsent};
 use super::pod::Pod;
 use super::pool::PoolKey;
+use super::record::Record;
 use super::socket::{Outcome, Socket};
 use super::table::Key;
+use crate::telemetry::AgentMetrics;
 
 /// Establishing a tunnel, TCP and TLS together, takes no longer.
 pub(super) const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -184,6 +187,21 @@ impl Tunnel {
             self.is_draining = true;
             self.http.drain();
         }
+    }
+
+    /// The gauge that counts tunnels like this one.
+    pub(super) fn gauge<'a>(&self, metrics: &'a AgentMetrics) -> &'a Gauge {
+        if self.is_client() { &metrics.client_tunnels_open } else { &metrics.server_tunnels_open }
+    }
+
+    /// What goes on record when a peer's tunnel fails before it stands.
+    pub(super) fn refused(&self, now: Instant) -> Option<Record> {
+        let (Role::Server { peer_address, local_address }, State::Handshaking { .. }) = (&self.role, &self.state) else {
+            return None;
+        };
+        let mut record = Record::inbound(*peer_address, *local_address, None, now);
+        record.set_tunnel(*peer_address);
+        Some(record)
     }
 
     /// The address at the other end of the TCP connection.

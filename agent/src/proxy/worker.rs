@@ -168,6 +168,7 @@ impl Worker {
 
     /// One turn's work after the events are noted.
     fn turn(&mut self) {
+        self.series.age(self.now);
         while let Some(timer) = self.timers.due(self.now) {
             self.on_timer(timer);
         }

@@ -137,11 +137,7 @@ impl AccessLog {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(
-        format: LineFormat,
-        output: impl Write + Send + 'static,
-        counters: SinkCounters,
-    ) -> io::Result<Self> {
+    pub fn start(format: LineFormat, output: impl Write + Send + 'static, counters: SinkCounters) -> io::Result<Self> {
         let write = move |record: Box<AccessRecord>, out: &mut Vec<u8>| record.write(format, out);
         let sink = Sink::start("weft-access-log", QUEUE, counters, output, write)?;
         Ok(Self { sink: Some(Arc::new(sink)) })

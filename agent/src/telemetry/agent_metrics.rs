@@ -81,7 +81,8 @@ impl AgentMetrics {
         weft.register("build", "Which build runs", build);
 
         let open: Family<OneLabel, Gauge> = Family::default();
-        let direction = |direction: Direction| open.get_or_create_owned(&[("direction", direction.as_str().to_owned())]);
+        let direction =
+            |direction: Direction| open.get_or_create_owned(&[("direction", direction.as_str().to_owned())]);
         let (outbound_open, inbound_open) = (direction(Direction::Outbound), direction(Direction::Inbound));
         weft.register("connections_open", "Connections being carried", open);
 
@@ -101,11 +102,7 @@ impl AgentMetrics {
         }
 
         let stalls: Family<OneLabel, Counter> = Family::default();
-        weft.register(
-            "worker_stalls",
-            "Turns of a worker's loop that took over 50 ms",
-            stalls.clone(),
-        );
+        weft.register("worker_stalls", "Turns of a worker's loop that took over 50 ms", stalls.clone());
         let observed = Arc::<Observed>::default();
         weft.register_collector(Box::new(Arc::clone(&observed)));
         Self {
@@ -122,9 +119,7 @@ impl AgentMetrics {
 
     /// What one worker counts of its own loop.
     pub fn worker(&self, index: usize) -> WorkerMetrics {
-        WorkerMetrics {
-            stalls: self.stalls.get_or_create_owned(&[("worker", index.to_string())]),
-        }
+        WorkerMetrics { stalls: self.stalls.get_or_create_owned(&[("worker", index.to_string())]) }
     }
 
     /// Replaces what the gauges of the agent's state show.
@@ -172,25 +167,10 @@ impl Collector for Observed {
         let counted = |counts: &[(&'static str, usize)]| -> Vec<_> {
             counts.iter().map(|&(name, count)| (name.to_owned(), saturate(count))).collect()
         };
-        gauge(
-            "capture_active",
-            "Whether the eBPF programs are attached",
-            "",
-            &single(state.is_capture_active.into()),
-        )?;
-        gauge(
-            "configuration_generation",
-            "Number of the snapshot in force",
-            "",
-            &single(saturate(state.generation)),
-        )?;
+        gauge("capture_active", "Whether the eBPF programs are attached", "", &single(state.is_capture_active.into()))?;
+        gauge("configuration_generation", "Number of the snapshot in force", "", &single(saturate(state.generation)))?;
         gauge("pods", "Pods of this node by state of enrolment", "state", &counted(&state.pods))?;
-        gauge(
-            "configuration_problems",
-            "Mistakes found in the configuration",
-            "severity",
-            &counted(&state.problems),
-        )?;
+        gauge("configuration_problems", "Mistakes found in the configuration", "severity", &counted(&state.problems))?;
         let ends: Vec<_> = state
             .certificates
             .into_iter()

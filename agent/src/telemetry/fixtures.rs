@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use weft_model::{
     Action, AppProtocol, Change, Clause, EndpointCondition, Health, Identity, Locality, Match, Membership, MeshOptions,
-    Policy, PolicyScope, PortMapping, Rule, Service, ServicePort, Snapshot, Store, StringMatch, TunnelProtocol, Workload,
+    Policy, PolicyScope, PortMapping, Rule, Service, ServicePort, Snapshot, Store, StringMatch, TunnelProtocol,
+    Workload,
 };
 
 /// A pod of the deployment `name`, in the namespace `shop`, on node `node-a`, with the address 10.0.0.`host`.
@@ -97,10 +98,7 @@ pub(crate) fn snapshot() -> Arc<Snapshot> {
 
 /// A snapshot of a mesh that has seen only `changes`.
 pub(crate) fn store(changes: Vec<Change>) -> Arc<Snapshot> {
-    let mesh = MeshOptions {
-        network: "".into(),
-        root_namespace: "istio-system".into(),
-        trust_domain: "cluster.local".into(),
-    };
+    let mesh =
+        MeshOptions { network: "".into(), root_namespace: "istio-system".into(), trust_domain: "cluster.local".into() };
     Store::new(mesh).apply(changes).snapshot
 }

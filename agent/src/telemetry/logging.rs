@@ -37,7 +37,9 @@ pub struct LogFilter(String);
 
 /// A filter that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("log filter {filter:?}: {reason}; use off, error, warn, info, debug or trace, or module=level, separated by commas")]
+#[error(
+    "log filter {filter:?}: {reason}; use off, error, warn, info, debug or trace, or module=level, separated by commas"
+)]
 pub struct LogFilterError {
     filter: String,
     reason: String,
@@ -83,9 +85,7 @@ impl std::str::FromStr for LogFilter {
             }
         }
         let filter = directives.join(",");
-        EnvFilter::builder()
-            .parse(&filter)
-            .map_err(|invalid| error(invalid.to_string()))?;
+        EnvFilter::builder().parse(&filter).map_err(|invalid| error(invalid.to_string()))?;
         Ok(Self(filter))
     }
 }
@@ -137,13 +137,11 @@ impl Logging {
         counters: SinkCounters,
     ) -> io::Result<Self> {
         let (logging, dispatch) = Self::build(filter, format, output, counters)?;
-        dispatch
-            .try_init()
-            .map_err(|error| io::Error::other(format!("setting up the log: {error}")))?;
+        dispatch.try_init().map_err(|error| io::Error::other(format!("setting up the log: {error}")))?;
         Ok(logging)
     }
 
-    fn build(
+    pub(crate) fn build(
         filter: &LogFilter,
         format: LineFormat,
         output: impl Write + Send + 'static,
@@ -157,16 +155,8 @@ impl Logging {
         let layer = tracing_subscriber::fmt::layer().with_ansi(false);
         // The two formats of a span's fields are different types.
         let layer = match format {
-            LineFormat::Text => layer
-                .fmt_fields(DefaultFields::new())
-                .event_format(events)
-                .with_writer(lines)
-                .boxed(),
-            LineFormat::Json => layer
-                .fmt_fields(JsonFields::new())
-                .event_format(events)
-                .with_writer(lines)
-                .boxed(),
+            LineFormat::Text => layer.fmt_fields(DefaultFields::new()).event_format(events).with_writer(lines).boxed(),
+            LineFormat::Json => layer.fmt_fields(JsonFields::new()).event_format(events).with_writer(lines).boxed(),
         };
         let subscriber = tracing_subscriber::registry().with(filter).with(layer);
         let logging = Self { control: LogControl { handle }, sink };
@@ -374,10 +364,7 @@ mod tests {
         });
         let (time, rest) = text.split_once('\t').unwrap();
         assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
-        assert_eq!(
-            rest,
-            "warn\tweft::test:connection{id=7}\twent away\tbytes=3 peer=10.0.0.1:2 name=\"a b\"\n"
-        );
+        assert_eq!(rest, "warn\tweft::test:connection{id=7}\twent away\tbytes=3 peer=10.0.0.1:2 name=\"a b\"\n");
     }
 
     #[test]

@@ -56,20 +56,9 @@ impl<T: Send + 'static> Sink<T> {
         format: impl FnMut(T, &mut Vec<u8>) + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(capacity);
-        let writer = Writer {
-            receiver,
-            output,
-            format,
-            counters: counters.clone(),
-        };
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || writer.run())?;
-        Ok(Self {
-            sender,
-            counters,
-            thread: Mutex::new(Some(thread)),
-        })
+        let writer = Writer { receiver, output, format, counters: counters.clone() };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || writer.run())?;
+        Ok(Self { sender, counters, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands `item` over, or drops and counts it. Never waits.

@@ -30,8 +30,8 @@ use prometheus_client::metrics::MetricType;
 use weft_model::Snapshot;
 
 pub use cache::SeriesCache;
-pub use labels::{ConnectionLabels, ConnectionSecurity, Reporter, ResponseFlags};
 use labels::Labels;
+pub use labels::{ConnectionLabels, ConnectionSecurity, Reporter, ResponseFlags};
 
 /// How long a series is kept after its last connection ended, once a workload or service that it names is gone. Longer
 /// than the interval of any usual scrape, so that the last increments are seen.
@@ -118,10 +118,9 @@ impl TcpMetrics {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             labels = labels.without_names();
         }
-        let entry = entries.entry(labels).or_insert_with_key(|labels| Entry {
-            series: Arc::new(TcpSeries::new(labels.clone())),
-            idle_since: None,
-        });
+        let entry = entries
+            .entry(labels)
+            .or_insert_with_key(|labels| Entry { series: Arc::new(TcpSeries::new(labels.clone())), idle_since: None });
         Arc::clone(&entry.series)
     }
 
@@ -135,15 +134,14 @@ impl TcpMetrics {
         if candidates.is_empty() {
             return 0;
         }
-        let workloads: HashSet<_> = snapshot
-            .workloads()
-            .map(|workload| (&*workload.namespace, &*workload.workload_name))
-            .collect();
+        let workloads: HashSet<_> =
+            snapshot.workloads().map(|workload| (&*workload.namespace, &*workload.workload_name)).collect();
         let gone: Vec<_> = candidates
             .into_iter()
             .filter(|series| {
                 let names_unknown_workload = series.labels.workloads().any(|name| !workloads.contains(&name));
-                let names_unknown_service = series.labels.service_key().is_some_and(|key| snapshot.service(&key).is_none());
+                let names_unknown_service =
+                    series.labels.service_key().is_some_and(|key| snapshot.service(&key).is_none());
                 names_unknown_workload || names_unknown_service
             })
             .collect();
@@ -187,31 +185,13 @@ type Read = fn(&TcpSeries) -> &AtomicU64;
 
 /// Name, description and reading of each counter.
 const COUNTERS: [(&str, &str, Read); 5] = [
-    (
-        "istio_tcp_connections_opened",
-        "TCP connections that were opened",
-        |series| &series.opened,
-    ),
-    (
-        "istio_tcp_connections_closed",
-        "TCP connections that were opened and have ended",
-        |series| &series.closed,
-    ),
-    (
-        "istio_tcp_sent_bytes",
-        "Bytes sent in response, to the client of a TCP connection",
-        |series| &series.to_client,
-    ),
-    (
-        "istio_tcp_received_bytes",
-        "Bytes received in request, from the client of a TCP connection",
-        |series| &series.from_client,
-    ),
-    (
-        "istio_tcp_connections_failed",
-        "TCP connections that were refused or could not be made",
-        |series| &series.failed,
-    ),
+    ("istio_tcp_connections_opened", "TCP connections that were opened", |series| &series.opened),
+    ("istio_tcp_connections_closed", "TCP connections that were opened and have ended", |series| &series.closed),
+    ("istio_tcp_sent_bytes", "Bytes sent in response, to the client of a TCP connection", |series| &series.to_client),
+    ("istio_tcp_received_bytes", "Bytes received in request, from the client of a TCP connection", |series| {
+        &series.from_client
+    }),
+    ("istio_tcp_connections_failed", "TCP connections that were refused or could not be made", |series| &series.failed),
 ];
 
 impl Collector for TcpMetrics {
@@ -225,11 +205,10 @@ impl Collector for TcpMetrics {
                 let value = read(series).load(Ordering::Relaxed);
                 // A series that connections were opened under shows all its counters from the start; one that exists
                 // for its flag only, such as DENY, shows what it has counted.
-                let is_always_shown = series.opened.load(Ordering::Relaxed) > 0 && name != "istio_tcp_connections_failed";
+                let is_always_shown =
+                    series.opened.load(Ordering::Relaxed) > 0 && name != "istio_tcp_connections_failed";
                 if value > 0 || is_always_shown {
-                    family
-                        .encode_family(&series.labels)?
-                        .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+                    family.encode_family(&series.labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
                 }
             }
         }

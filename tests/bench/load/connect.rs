@@ -33,7 +33,7 @@ pub fn run(options: &Options) -> Result<Value> {
     result["rate"] = json!(counted.latencies.count() as f64 / measured.seconds);
     result["failed"] = json!(counted.failed);
     result["error"] = json!(counted.error);
-    result["latency"] = counted.latencies.to_json();
+    result["latency"] = counted.latencies.into_json();
     Ok(result)
 }
 

@@ -20,7 +20,7 @@ impl Latencies {
     }
 
     /// Their number, and percentiles in microseconds; null when there are none.
-    pub fn to_json(mut self) -> Value {
+    pub fn into_json(mut self) -> Value {
         self.0.sort_unstable();
         json!({
             "count": self.0.len(),
@@ -45,7 +45,7 @@ mod tests {
     fn percentiles_are_exact() {
         let mut latencies = Latencies::default();
         (1..=200).rev().for_each(|micros| latencies.add(Duration::from_micros(micros)));
-        let value = latencies.to_json();
+        let value = latencies.into_json();
         assert_eq!(value["count"], 200);
         assert_eq!(value["p50_us"], 100.0);
         assert_eq!(value["p99_us"], 198.0);
@@ -54,6 +54,6 @@ mod tests {
 
     #[test]
     fn without_any_there_are_no_percentiles() {
-        assert_eq!(Latencies::default().to_json()["p50_us"], Value::Null);
+        assert_eq!(Latencies::default().into_json()["p50_us"], Value::Null);
     }
 }

@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> Result<Value> {
     let (measured, latencies) = window::measure(&options.window, |window| ask(options, window))?;
     let mut result = measured.to_json();
     result["rate"] = json!(latencies.count() as f64 / measured.seconds);
-    result["latency"] = latencies.to_json();
+    result["latency"] = latencies.into_json();
     Ok(result)
 }
 

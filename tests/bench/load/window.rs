@@ -32,7 +32,7 @@ pub struct Options {
 #[derive(Debug, Default)]
 pub struct Window(AtomicU8);
 
-const WARMING: u8 = 0;
+// 0, where a window begins, is the time of warming up.
 const OPEN: u8 = 1;
 const OVER: u8 = 2;
 
@@ -95,9 +95,10 @@ fn keep_time(options: &Options, window: &Window) -> Result<Measured> {
     let after = Reading::take(options)?;
     let cpu_seconds =
         before.cpu.iter().zip(&after.cpu).map(|(before, after)| (*after - *before).as_secs_f64()).collect();
-    let received = before.received.zip(after.received).map(|(before, after)| {
-        (after.bytes - before.bytes, (after.at - before.at).as_secs_f64())
-    });
+    let received = before
+        .received
+        .zip(after.received)
+        .map(|(before, after)| (after.bytes - before.bytes, (after.at - before.at).as_secs_f64()));
     Ok(Measured { seconds, cpu_seconds, received })
 }
 

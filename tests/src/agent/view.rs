@@ -42,7 +42,9 @@ impl Agent {
     /// # Errors
     /// It is not in 20 seconds.
     pub fn wait_enrolled(&self, pod: &Pod) -> Result<()> {
-        self.wait_for("pods", &format!("{} captured", pod.name()), |item| is_of(item, pod) && item["state"] == "captured")?;
+        self.wait_for("pods", &format!("{} captured", pod.name()), |item| {
+            is_of(item, pod) && item["state"] == "captured"
+        })?;
         Ok(())
     }
 

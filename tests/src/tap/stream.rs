@@ -131,15 +131,8 @@ mod tests {
     fn stream(pieces: &[(u32, &[u8])]) -> Stream {
         let (from, to) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
         let mut stream = Stream::new(from, to);
-        let segment = |sequence, is_syn, payload| Segment {
-            from,
-            to,
-            sequence,
-            is_syn,
-            is_fin: false,
-            is_reset: false,
-            payload,
-        };
+        let segment =
+            |sequence, is_syn, payload| Segment { from, to, sequence, is_syn, is_fin: false, is_reset: false, payload };
         stream.push(&segment(u32::MAX - 1, true, &[]));
         for (offset, payload) in pieces {
             stream.push(&segment(u32::MAX.wrapping_add(*offset), false, payload));

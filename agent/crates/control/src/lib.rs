@@ -1,1 +1,22 @@
-//! Sources of configuration and their translation into the model.
+//! Sources of configuration, and their translation into the model.
+//!
+//! The one configuration language is that of Kubernetes' manifests. [`FileSource`] reads them from a folder and keeps
+//! watching it; [`analyze()`] looks for mistakes in one. Whatever the source, the same translator turns objects into
+//! changes of the model: it evaluates selectors, defaults and precedence, so that the model needs to know none of them.
+//!
+//! This crate knows nothing of sockets, certificates or capture.
+#![forbid(unsafe_code)]
+
+mod source;
+mod manifest;
+mod object;
+mod translate;
+mod analyze;
+mod problem;
+
+pub use analyze::{Report, analyze};
+pub use manifest::{Format, check_manifest};
+pub use object::{Kind, ObjectId};
+pub use problem::{Problem, Severity};
+pub use source::{FileSource, SourceError, SourceOptions, Update};
+pub use translate::{LocalPod, ObjectCounts, TranslationOptions};

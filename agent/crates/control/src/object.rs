@@ -18,13 +18,15 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use authorization_policy::{AuthorizationPolicy, PolicyTarget, spec::PolicyManifest};
-pub(crate) use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
+pub(crate) use endpoint_slice::{Endpoint, EndpointSlice};
 pub(crate) use intern::Interner;
 pub(crate) use labels::{Labels, Selector};
+pub(crate) use metadata::{excerpt, identify};
 pub(crate) use namespace::{DataplaneMode, Namespace, ServiceAccount};
-pub(crate) use node::Node;
+pub(crate) use node::{Node, is_known};
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthenticationManifest};
-pub(crate) use pod::{Pod, PodPhase, PodTemplate, view::PodView};
+pub(crate) use pod::view::{NETNS, PodView};
+pub(crate) use pod::{Pod, PodPhase, PodTemplate};
 pub(crate) use service::{Service, ServiceKind, TargetPort};
 
 /// The kinds of objects that Weft reads.

@@ -47,8 +47,9 @@ const MAX_DEBUG: usize = 256;
 ///   [`send_window`](Self::send_window) and [`max_data`](Self::max_data) bytes;
 /// - tells what payload was handed on: [`released`](Self::released).
 ///
-/// The output is bounded against a peer that asks for answers without reading them, but only while it is here: an owner
-/// that moves it to a buffer of its own must stop calling `receive` while that buffer cannot be written.
+/// While the transport cannot be written, go on reading: the peer may be one that reads nothing until it has written. But
+/// leave the output here then. It is bounded against a peer that asks for answers without reading them, and a buffer to
+/// which it was moved is not.
 pub struct Connection {
     role: Role,
     config: Config,
@@ -419,13 +420,12 @@ impl Connection {
 
     /// Announces what a stream can take again, once it is worth a frame.
     fn update_stream_window(&mut self, id: u32) {
-        let streams = self.streams.len();
         let Some(stream) = self.streams.get_mut(id) else { return };
         // The peer will send nothing more on it.
         if stream.is_remote_closed || !stream.receive.is_update_due() {
             return;
         }
-        self.growth.share(&mut stream.receive, streams);
+        self.growth.share(&mut stream.receive);
         let increment = stream.receive.announce();
         if increment == 0 {
             return;

@@ -26,6 +26,8 @@ pub(crate) struct ReceiveWindow {
 
 /// The most updates between two probes of one stream.
 const MAX_PROBE_PAUSE: u8 = 64;
+/// Updates to let pass after a window could not grow for want of budget.
+const DENIED_PAUSE: u8 = 8;
 
 impl ReceiveWindow {
     pub(crate) fn new(size: u32) -> Self {
@@ -91,7 +93,9 @@ pub(crate) struct Growth {
     granted: u64,
     /// Sum over all streams of what their readers hold.
     unreleased: u64,
-    /// A stream could not grow for want of budget since the last time that one gave way.
+    /// How many streams' windows exceed `initial`.
+    grown: u64,
+    /// A window could not grow as it should have for want of budget, so large ones make room for others.
     is_short: bool,
     probe: Option<Probe>,
     probes: u32,
@@ -113,6 +117,7 @@ impl Growth {
             max,
             budget: u64::from(budget),
             granted: 0,
+            grown: 0,
             unreleased: 0,
             is_short: false,
             probe: None,
@@ -137,23 +142,32 @@ impl Growth {
 
     /// A stream is closed: its share is free. What its reader still holds is no longer the connection's.
     pub(crate) fn closed(&mut self, window: &ReceiveWindow) {
-        self.granted -= u64::from(window.target - self.initial);
+        self.resize(window.target, self.initial);
         self.unreleased -= u64::from(window.unreleased);
     }
 
     /// Lets a large window give back what others could not get, before an update is announced. Only what was released
     /// can be kept, so that a window never shrinks below what the peer was promised (RFC 9113, 6.9.2).
-    pub(crate) fn share(&mut self, window: &mut ReceiveWindow, streams: usize) {
+    pub(crate) fn share(&mut self, window: &mut ReceiveWindow) {
         if !self.is_short {
             return;
         }
-        let fair = self.budget / streams.max(1) as u64;
-        let excess = u64::from(window.target - self.initial).saturating_sub(fair);
+        let excess = u64::from(window.target - self.initial).saturating_sub(self.fair_share(window));
         let kept = excess.min(u64::from(window.pending)) as u32;
-        if kept > 0 {
-            window.pending -= kept;
-            window.target -= kept;
-            self.granted -= u64::from(kept);
+        self.resize(window.target, window.target - kept);
+        window.pending -= kept;
+        window.target -= kept;
+    }
+
+    /// What a window may exceed `initial` by when there is not enough for everyone.
+    fn fair_share(&self, window: &ReceiveWindow) -> u64 {
+        self.budget / (self.grown + u64::from(window.target == self.initial)).max(1)
+    }
+
+    fn resize(&mut self, before: u32, after: u32) {
+        self.granted = self.granted + u64::from(after) - u64::from(before);
+        self.grown = self.grown + u64::from(after > self.initial) - u64::from(before > self.initial);
+        if self.granted <= self.budget / 2 {
             self.is_short = false;
         }
     }
@@ -188,20 +202,40 @@ impl Growth {
         let used = window.received.wrapping_sub(probe.received);
         // A sender may leave a rest that is too small for a frame of its liking.
         let has_waited = used.saturating_add(window.target / 16) >= probe.allowance;
-        if has_waited && window.reader_keeps_up() {
-            let increment = window.target.min(self.max - window.target);
-            if self.granted + u64::from(increment) <= self.budget && self.unreleased <= self.budget {
-                window.target += increment;
-                window.pending += increment;
-                self.granted += u64::from(increment);
-                window.probe_pause = 1;
-                return true;
-            }
+        if !has_waited || !window.reader_keeps_up() {
+            window.probe_in = window.probe_pause;
+            window.probe_pause = (window.probe_pause * 2).min(MAX_PROBE_PAUSE);
+            return false;
+        }
+        window.probe_pause = 1;
+        let increment = self.increment(window);
+        if increment == 0 {
+            window.probe_in = DENIED_PAUSE;
+            return false;
+        }
+        self.resize(window.target, window.target + increment);
+        window.target += increment;
+        window.pending += increment;
+        true
+    }
+
+    /// By how much a window that is too small shall grow: to the double, as far as the budget has it.
+    fn increment(&mut self, window: &ReceiveWindow) -> u32 {
+        let wanted = window.target.min(self.max - window.target);
+        if self.unreleased > self.budget {
+            return 0;
+        }
+        let mut available = self.budget - self.granted;
+        if available < u64::from(wanted) {
             self.is_short = true;
         }
-        window.probe_in = window.probe_pause;
-        window.probe_pause = (window.probe_pause * 2).min(MAX_PROBE_PAUSE);
-        false
+        if self.is_short {
+            let excess = u64::from(window.target - self.initial);
+            available = available.min(self.fair_share(window).saturating_sub(excess));
+        }
+        let increment = u64::from(wanted).min(available) as u32;
+        // A step that makes no difference is not worth its frame.
+        if increment >= window.target / 8 { increment } else { 0 }
     }
 }
 
@@ -239,5 +273,3 @@ impl ConnectionWindow {
     }
 }
 
-#[cfg(test)]
-mod tests;

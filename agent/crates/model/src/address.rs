@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// An address as a key. An IPv4 address and its IPv4-mapped IPv6 form are the same key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An address as a key, which is compared faster than the address. An IPv4 address and its IPv4-mapped IPv6 form are
+/// the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct AddressKey {
     high: u64,
     low: u64,
@@ -19,6 +20,12 @@ impl From<IpAddr> for AddressKey {
         };
         // Two halves rather than one u128, whose alignment would cost each entry of a map 8 bytes.
         Self { high: (bits >> 64) as u64, low: bits as u64 }
+    }
+}
+
+impl From<AddressKey> for IpAddr {
+    fn from(AddressKey { high, low }: AddressKey) -> Self {
+        Self::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))).to_canonical()
     }
 }
 
@@ -52,6 +59,12 @@ mod tests {
         assert_ne!(key("10.0.0.1"), key("::10.0.0.1"));
         assert_ne!(key("fd00::1"), key("fd00::2"));
         assert_ne!(key("fd00::1"), key("fe00::1"));
+        for address in ["10.0.0.1", "0.0.0.0", "fd00::1", "::", "::10.0.0.1"] {
+            assert_eq!(
+                IpAddr::from(key(address)).to_string(),
+                address.parse::<IpAddr>().expect("a valid address").to_string()
+            );
+        }
     }
 
     #[test]

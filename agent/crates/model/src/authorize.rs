@@ -121,7 +121,9 @@ pub(crate) fn authorize(policies: &Policies, workload: &Workload, peer: &Peer<'_
         return Verdict::Denied(Denial::UnknownPolicy { policy: Arc::clone(key) });
     }
     let allow = || everywhere().flat_map(|enforced: &Enforced| &enforced.allow).chain(referred(Action::Allow));
-    let Some(first) = allow().next() else { return Verdict::Allowed };
+    let Some(first) = allow().next() else {
+        return Verdict::Allowed;
+    };
     if first_match(allow(), peer).is_some() {
         return Verdict::Allowed;
     }

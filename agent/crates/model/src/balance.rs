@@ -84,9 +84,9 @@ impl Balancer {
     pub(crate) fn stick<'e>(
         &self,
         affinity: Affinity<'_>,
-        find: impl FnOnce(&str, &str) -> Option<&'e Arc<Endpoint>>,
-        choose: impl FnOnce() -> &'e Arc<Endpoint>,
-    ) -> &'e Arc<Endpoint> {
+        find: impl FnOnce(&str, &str) -> Option<&'e Endpoint>,
+        choose: impl FnOnce() -> &'e Endpoint,
+    ) -> &'e Endpoint {
         let Affinity { service, port, client, timeout } = affinity;
         let client = AddressKey::from(client);
         let now = (self.clock)();

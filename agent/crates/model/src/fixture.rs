@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::{
-    Action, Applied, Change, Clause, EndpointCondition, Health, Identity, Locality, Match, Membership, MeshOptions, Policy,
-    PolicyScope, PortMapping, Rule, Service, ServicePort, Store, StringMatch, TunnelProtocol, Workload,
+    Action, Applied, Change, Clause, EndpointCondition, Health, Identity, Locality, Match, Membership, MeshOptions,
+    Policy, PolicyScope, PortMapping, Rule, Service, ServicePort, Store, StringMatch, TunnelProtocol, Workload,
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::interner::intern;
+
 /// The scheme that every identity starts with.
 const SCHEME: &str = "spiffe://";
 
@@ -23,7 +25,9 @@ pub struct Identity {
 
 /// Why a string is not an identity.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("'{text}' is not an identity of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>: {reason}")]
+#[error(
+    "'{text}' is not an identity of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>: {reason}"
+)]
 pub struct IdentityError {
     text: String,
     reason: &'static str,
@@ -44,7 +48,7 @@ impl Identity {
             return Err(fail("it is longer than 2048 bytes"));
         }
         Ok(Self {
-            uri: uri.into(),
+            uri: intern(&uri),
             trust_domain: u16::try_from(trust_domain.len()).expect("checked to be at most 255"),
             namespace: u16::try_from(namespace.len()).expect("the URI was checked to be at most 2048"),
         })

@@ -10,27 +10,29 @@
 
 #![forbid(unsafe_code)]
 
-pub mod identity;
-pub mod workload;
-pub mod service;
-pub mod policy;
-pub mod store;
-pub mod snapshot;
-pub mod resolve;
-pub mod balance;
-pub mod authorize;
-pub mod publish;
-mod endpoints;
-mod policies;
-mod sharded;
 mod address;
+pub mod authorize;
+pub mod balance;
+mod endpoints;
 #[cfg(test)]
 mod fixture;
+pub mod identity;
+mod interner;
+mod policies;
+pub mod policy;
+pub mod publish;
+pub mod resolve;
+pub mod service;
+mod sharded;
+pub mod snapshot;
+pub mod store;
+pub mod workload;
 
 pub use authorize::{Denial, Peer, Verdict};
 pub use balance::Balancer;
 pub use endpoints::Endpoint;
 pub use identity::{Identity, IdentityError};
+pub use interner::intern;
 pub use policy::{Action, Clause, Match, Policy, PolicyScope, Rule, ServiceAccountMatch, StringMatch};
 pub use publish::{SnapshotCell, SnapshotReader};
 pub use resolve::{ResolveError, Upstream};

@@ -106,7 +106,9 @@ impl Policies {
 
     /// Whether there was one.
     pub(crate) fn remove(&mut self, key: &str, root_namespace: &str) -> bool {
-        let Some(policy) = self.by_key.remove(key) else { return false };
+        let Some(policy) = self.by_key.remove(key) else {
+            return false;
+        };
         self.edit(&policy, root_namespace, |enforced| enforced.remove(&policy));
         true
     }

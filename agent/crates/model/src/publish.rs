@@ -49,3 +49,46 @@ impl SnapshotReader {
         self.cache.load()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{pod, store};
+
+    #[test]
+    fn every_handle_and_reader_sees_what_was_published_last() {
+        let mut store = store();
+        let cell = SnapshotCell::new(Arc::clone(store.snapshot()));
+        let (mut reader, mut other) = (cell.reader(), cell.clone().reader());
+        assert_eq!((reader.load().generation(), cell.load().generation()), (0, 0));
+        for generation in 1..4 {
+            cell.publish(store.put([pod(&format!("pod-{generation}"), &[])]).snapshot);
+            assert_eq!(reader.load().generation(), generation);
+        }
+        assert_eq!((other.load().generation(), reader.clone().load().generation()), (3, 3));
+    }
+
+    #[test]
+    fn readers_on_other_threads_see_whole_batches_in_order() {
+        let mut store = store();
+        let cell = SnapshotCell::new(Arc::clone(store.snapshot()));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let mut reader = cell.reader();
+                scope.spawn(move || {
+                    let mut last = 0;
+                    while last < 300 {
+                        let snapshot = reader.load();
+                        assert!(snapshot.generation() >= last);
+                        last = snapshot.generation();
+                        assert_eq!(snapshot.workload_count() as u64, 2 * last);
+                        assert_eq!(snapshot.workloads().count() as u64, 2 * last);
+                    }
+                });
+            }
+            for n in 0..300 {
+                cell.publish(store.put([pod(&format!("a-{n}"), &[]), pod(&format!("b-{n}"), &[])]).snapshot);
+            }
+        });
+    }
+}

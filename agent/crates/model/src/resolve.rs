@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::address::canonical;
 use crate::balance::{Affinity, Balancer};
-use crate::endpoints::{Endpoint, NoCandidate};
+use crate::endpoints::{Call, Endpoint, NoCandidate};
 use crate::service::Service;
 use crate::snapshot::Snapshot;
 use crate::workload::Workload;
@@ -133,28 +133,25 @@ fn choose<'s>(
     service: &Service,
     destination: SocketAddr,
     balancer: &Balancer,
-) -> Result<&'s Arc<Endpoint>, ResolveError> {
+) -> Result<&'s Endpoint, ResolveError> {
     let key = || Arc::clone(&service.key);
     let (port, ipv6) = (destination.port(), destination.is_ipv6());
-    if !service.ports.iter().any(|known| known.port == port) {
-        return Err(ResolveError::NoSuchPort { service: key(), port });
-    }
     let Some(entry) = snapshot.services.get(&service.key) else {
-        return Err(ResolveError::NoReadyEndpoint { service: key(), port });
+        return Err(ResolveError::NoSuchPort { service: key(), port });
     };
-    let (node, zone) = (snapshot.place(&source.node), snapshot.place(&source.locality.zone));
-    let candidates = entry.candidates(port, ipv6, node, zone).map_err(|reason| match reason {
+    let call = Call { port, ipv6, node: snapshot.place(&source.node), zone: snapshot.place(&source.locality.zone) };
+    let (candidates, turn) = entry.candidates(call).map_err(|reason| match reason {
+        NoCandidate::NoSuchPort => ResolveError::NoSuchPort { service: key(), port },
         NoCandidate::Nobody => ResolveError::NoReadyEndpoint { service: key(), port },
-        NoCandidate::NotLocal => {
-            ResolveError::NoLocalEndpoint { service: key(), port, node: Arc::clone(&source.node) }
-        }
+        NoCandidate::NotLocal => ResolveError::NoLocalEndpoint { service: key(), port, node: Arc::clone(&source.node) },
         NoCandidate::OtherFamily => {
             ResolveError::WrongFamily { service: key(), family: if ipv6 { "IPv6" } else { "IPv4" } }
         }
     })?;
-    let Some(affinity) = service.session_affinity else { return Ok(candidates.next()) };
-    let affinity =
-        Affinity { service: &service.key, port, client: client.to_canonical(), timeout: affinity.timeout };
+    let Some(affinity) = service.session_affinity else {
+        return Ok(candidates.at_turn(turn.take()));
+    };
+    let affinity = Affinity { service: &service.key, port, client: client.to_canonical(), timeout: affinity.timeout };
     Ok(balancer.stick(
         affinity,
         |uid, instance| {
@@ -162,7 +159,7 @@ fn choose<'s>(
             let endpoint = entry.endpoint(uid, scatter).filter(|endpoint| *endpoint.workload().instance == *instance);
             endpoint.filter(|endpoint| candidates.contains(endpoint))
         },
-        || candidates.next(),
+        || candidates.at_turn(turn.take()),
     ))
 }
 

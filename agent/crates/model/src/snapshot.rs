@@ -141,7 +141,7 @@ impl Snapshot {
     }
 
     /// All endpoints of a service, whatever their condition, in no order.
-    pub fn endpoints(&self, service_key: &str) -> impl Iterator<Item = &Arc<Endpoint>> {
+    pub fn endpoints(&self, service_key: &str) -> impl Iterator<Item = &Endpoint> {
         self.services.get(service_key).into_iter().flat_map(|entry| entry.endpoints())
     }
 

@@ -12,17 +12,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address::AddressKey;
 use crate::endpoints::{Placement, ServiceEntry};
+use crate::identity::Identity;
+use crate::interner;
 use crate::policy::Policy;
 use crate::service::Service;
 use crate::snapshot::{PlaceName, Snapshot};
 use crate::workload::Workload;
 
 pub(crate) mod claims;
-mod interner;
 
 use claims::{Claimant, Claims};
-use interner::Interner;
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +68,6 @@ pub struct Store {
     published: Arc<Snapshot>,
     /// Shares everything with `published` except what the batch at hand has changed.
     next: Snapshot,
-    interner: Interner,
     workload_claims: Claims<Workload>,
     service_claims: Claims<Service>,
     batch: Batch,
@@ -79,7 +79,7 @@ struct Batch {
     number: u64,
     has_changed: bool,
     has_changed_policy: bool,
-    touched: Vec<IpAddr>,
+    touched: Vec<AddressKey>,
     /// Services whose entries have changed, each once.
     services: Vec<Arc<str>>,
 }
@@ -104,7 +104,6 @@ impl Store {
         Self {
             published: Arc::new(next.clone()),
             next,
-            interner: Interner::new(),
             workload_claims: Claims::new(),
             service_claims: Claims::new(),
             batch: Batch::default(),
@@ -141,26 +140,29 @@ impl Store {
         }
         let mut touched = batch.touched;
         for key in &batch.services {
-            let Some(entry) = self.next.services.get_mut(key) else { continue };
+            let Some(entry) = self.next.services.get_mut(key) else {
+                continue;
+            };
             let entry = Arc::make_mut(entry);
             entry.seal();
-            touched.extend(entry.service().iter().flat_map(|service| &service.addresses));
+            let addresses = entry.service().into_iter().flat_map(|service| &service.addresses);
+            touched.extend(addresses.copied().map(AddressKey::from));
             if entry.is_vacant() {
                 self.next.services.remove(key);
             }
         }
         touched.sort_unstable();
         touched.dedup();
-        self.interner.sweep();
         self.next.generation += 1;
         self.next.policy_generation += u64::from(batch.has_changed_policy);
         self.published = Arc::new(self.next.clone());
+        let touched = touched.into_iter().map(IpAddr::from).collect();
         Applied { snapshot: Arc::clone(&self.published), touched }
     }
 
     fn put_workload(&mut self, mut workload: Workload) {
         normalize(&mut workload);
-        self.interner.intern_workload(&mut workload);
+        interner::intern_workload(&mut workload);
         let old = self.next.workloads.get(&workload.uid).cloned();
         if old.as_deref() == Some(&workload) {
             return;
@@ -183,27 +185,21 @@ impl Store {
     fn replace_workload(&mut self, old: Option<Arc<Workload>>, new: Option<Arc<Workload>>) {
         self.batch.has_changed = true;
         if let Some(old) = &old {
-            let scatter = self.next.workloads.fingerprint(&old.uid);
-            for membership in &old.services {
-                self.edit_service(&membership.service, |entry| entry.remove(old, scatter));
+            let placement = self.placement(old);
+            for (index, membership) in (0..).zip(&old.services) {
+                self.edit_service(&membership.service, |entry| entry.remove(old, index, placement));
             }
         }
         if let Some(new) = &new {
-            let placement = Placement {
-                node: self.place(&new.node),
-                zone: self.place(&new.locality.zone),
-                scatter: self.next.workloads.fingerprint(&new.uid),
-                is_reachable: self.is_reachable(new),
-            };
-            for (index, membership) in new.services.iter().enumerate() {
+            let placement = self.placement(new);
+            for (index, membership) in (0..).zip(&new.services) {
                 self.edit_service(&membership.service, |entry| entry.add(new, index, placement));
             }
         }
         let is_anew = old.as_ref().zip(new.as_ref()).is_some_and(|(old, new)| old.instance != new.instance);
         let (old_addresses, new_addresses) =
             (old.as_ref().map_or(&[][..], |w| self.claimed(w)), new.as_ref().map_or(&[][..], |w| self.claimed(w)));
-        self.batch.touched.extend(old_addresses);
-        self.batch.touched.extend(new_addresses);
+        self.batch.touched.extend(old_addresses.iter().chain(new_addresses).copied().map(AddressKey::from));
         self.workload_claims.replace(
             &mut self.next.workload_addresses,
             (old.as_ref(), old_addresses),
@@ -223,9 +219,8 @@ impl Store {
 
     fn put_service(&mut self, mut service: Service) {
         canonicalize(&mut service.addresses);
-        self.interner.intern(&mut service.key);
-        self.interner.intern(&mut service.namespace);
-        service.subject_alt_names.iter_mut().for_each(|identity| self.interner.intern_identity(identity));
+        let identities = service.subject_alt_names.iter_mut().map(Identity::uri_mut);
+        interner::share([&mut service.key, &mut service.namespace].into_iter().chain(identities));
         let old = self.next.service(&service.key).cloned();
         if old.as_deref() == Some(&service) {
             return;
@@ -243,8 +238,7 @@ impl Store {
         self.batch.has_changed = true;
         let old_addresses = old.as_ref().map_or(&[][..], |service| &service.addresses);
         let new_addresses = new.as_ref().map_or(&[][..], |service| &service.addresses);
-        self.batch.touched.extend(old_addresses);
-        self.batch.touched.extend(new_addresses);
+        self.batch.touched.extend(old_addresses.iter().chain(new_addresses).copied().map(AddressKey::from));
         self.service_claims.replace(
             &mut self.next.service_addresses,
             (old.as_ref(), old_addresses),
@@ -283,6 +277,15 @@ impl Store {
             self.batch.services.push(Arc::clone(key));
         }
         change(entry);
+    }
+
+    fn placement(&mut self, workload: &Workload) -> Placement {
+        Placement {
+            node: self.place(&workload.node),
+            zone: self.place(&workload.locality.zone),
+            scatter: self.next.workloads.fingerprint(&workload.uid),
+            is_reachable: self.is_reachable(workload),
+        }
     }
 
     fn place(&mut self, name: &Arc<str>) -> u32 {

@@ -19,7 +19,9 @@ use weft_runtime::Clock;
 
 pub use self::root::AuthorityError;
 use self::root::Root;
+use crate::bundle::TrustBundle;
 use crate::source::{CertificateSource, Issued, Issuing, SigningRequest, SourceError};
+use crate::tls;
 
 /// How far a certificate's validity begins before it is issued, for peers whose clocks are late.
 const BACK_DATED: Duration = Duration::from_secs(120);
@@ -52,7 +54,7 @@ impl CertificateAuthority {
             intermediates,
             roots,
         } = root::open(directory, trust_domain, clock.now())?;
-        Ok(Self {
+        let authority = Self {
             directory: directory.to_owned(),
             trust_domain: trust_domain.to_owned(),
             issuer,
@@ -60,7 +62,33 @@ impl CertificateAuthority {
             intermediates,
             roots,
             clock,
-        })
+        };
+        authority.check().map_err(|reason| AuthorityError::Unusable {
+            path: directory.to_owned(),
+            reason,
+        })?;
+        Ok(authority)
+    }
+
+    /// Issues a certificate and verifies it as a peer would: files that do not belong together show now, not in
+    /// every handshake later.
+    fn check(&self) -> Result<(), String> {
+        let identity = Identity::new(&self.trust_domain, "weft", "check").map_err(|error| error.to_string())?;
+        let key = KeyPair::generate().map_err(|error| error.to_string())?;
+        let request = workload_params(&identity)
+            .map_err(|error| error.to_string())?
+            .serialize_request(&key)
+            .map_err(|error| error.to_string())?;
+        let issued = self
+            .sign(&SigningRequest {
+                identity,
+                request: request.der().clone(),
+                lifetime: BACK_DATED,
+            })
+            .map_err(|error| error.to_string())?;
+        let bundle = TrustBundle::new(issued.roots).map_err(|error| error.to_string())?;
+        tls::verify_chain(&bundle, &issued.chain, self.clock.now())
+            .map_err(|fault| format!("a certificate that this authority issues is refused by its own roots: {fault}"))
     }
 
     /// The roots that its certificates chain to.

@@ -1,6 +1,8 @@
 //! The roots that peers' certificates must chain to.
 
-use std::path::PathBuf;
+mod verified;
+
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -8,6 +10,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use thiserror::Error;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
+
+pub(crate) use self::verified::{ChainKey, Purpose, VerifiedChains};
 
 /// The trust bundle of the mesh: several roots, so that one can be rotated without an outage, and revocation lists.
 ///
@@ -23,6 +27,7 @@ pub struct TrustBundle {
 pub(crate) struct Trusted {
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
     pub(crate) revocation_lists: Arc<[CertRevocationList<'static>]>,
+    pub(crate) verified: VerifiedChains,
 }
 
 /// Where the published roots came from, so that one origin can be replaced without the others.
@@ -147,11 +152,12 @@ impl TrustBundle {
         self.published.store(Arc::new(Trusted {
             anchors,
             revocation_lists: Arc::clone(&parts.revocation_lists),
+            verified: VerifiedChains::default(),
         }));
     }
 }
 
-fn read<T: PemObject>(pem: &[u8], path: &std::path::Path, what: &'static str) -> Result<Vec<T>, BundleError> {
+fn read<T: PemObject>(pem: &[u8], path: &Path, what: &'static str) -> Result<Vec<T>, BundleError> {
     let objects = T::pem_slice_iter(pem)
         .collect::<Result<Vec<T>, _>>()
         .map_err(|source| BundleError::Read {

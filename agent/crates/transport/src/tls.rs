@@ -24,6 +24,7 @@ pub use handshake::{Handshake, Progress, Session};
 pub use identity::TlsIdentity;
 pub use open::{Content, Opened, Opener};
 pub use seal::Sealer;
+pub(crate) use verify::verify_chain;
 
 /// Bytes of a record before its protected content: type, version, length (RFC 8446, 5.2).
 const RECORD_HEADER: usize = 5;

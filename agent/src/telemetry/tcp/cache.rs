@@ -65,12 +65,7 @@ struct Owned {
 impl SeriesCache {
     /// An empty cache over `metrics`.
     pub fn new(metrics: Arc<TcpMetrics>, now: Instant) -> Self {
-        Self {
-            metrics,
-            present: Generation::default(),
-            past: Generation::default(),
-            turned: now,
-        }
+        Self { metrics, present: Generation::default(), past: Generation::default(), turned: now }
     }
 
     /// The counters for connections with these labels.

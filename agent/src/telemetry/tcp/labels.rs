@@ -127,10 +127,7 @@ struct End {
 
 impl End {
     fn new(workload: Option<&Arc<Workload>>, identity: Option<&Identity>) -> Self {
-        let mut end = Self {
-            principal: identity.cloned(),
-            ..Self::default()
-        };
+        let mut end = Self { principal: identity.cloned(), ..Self::default() };
         if let Some(workload) = workload {
             end.workload = text(&workload.workload_name);
             end.namespace = text(&workload.namespace);
@@ -217,10 +214,7 @@ impl EncodeLabelSet for Labels {
             text.finish()
         };
         label("reporter", Some(self.reporter.as_str()))?;
-        let ends: [(&End, [&str; 10]); 2] = [
-            (&self.source, SOURCE_LABELS),
-            (&self.destination, DESTINATION_LABELS),
-        ];
+        let ends: [(&End, [&str; 10]); 2] = [(&self.source, SOURCE_LABELS), (&self.destination, DESTINATION_LABELS)];
         for (end, names) in ends {
             let values = [
                 end.workload.as_deref(),

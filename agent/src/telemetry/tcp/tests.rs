@@ -48,9 +48,7 @@ impl World {
 }
 
 fn sample<'t>(exposition: &'t str, name: &str, part: &str) -> Option<&'t str> {
-    let line = exposition
-        .lines()
-        .find(|line| line.starts_with(&format!("{name}{{")) && line.contains(part))?;
+    let line = exposition.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains(part))?;
     line.rsplit_once(' ').map(|(_, value)| value)
 }
 
@@ -59,10 +57,7 @@ fn the_labels_are_exactly_istios() {
     let world = World::new();
     world.metrics.series(&world.labels()).opened();
     let exposition = world.exposition();
-    let line = exposition
-        .lines()
-        .find(|line| line.starts_with("istio_tcp_connections_opened_total"))
-        .unwrap();
+    let line = exposition.lines().find(|line| line.starts_with("istio_tcp_connections_opened_total")).unwrap();
     assert_eq!(
         line,
         "istio_tcp_connections_opened_total{reporter=\"source\",\
@@ -95,10 +90,7 @@ fn what_is_missing_is_unknown() {
     };
     world.metrics.series(&nobody).failed();
     let exposition = world.exposition();
-    let line = exposition
-        .lines()
-        .find(|line| line.starts_with("istio_tcp_connections_failed_total{"))
-        .unwrap();
+    let line = exposition.lines().find(|line| line.starts_with("istio_tcp_connections_failed_total{")).unwrap();
     assert_eq!(line.matches("=\"unknown\"").count(), 24, "{line}");
     assert!(line.contains("reporter=\"destination\""), "{line}");
     assert!(line.contains("response_flags=\"TLS_FAILURE\""), "{line}");

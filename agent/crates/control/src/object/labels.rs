@@ -30,10 +30,6 @@ impl Labels {
         self.0.iter()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -64,14 +60,6 @@ impl Selector {
     pub fn new(labels: Labels) -> Self {
         let signature = labels.signature();
         Self { labels, signature }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    pub fn labels(&self) -> &Labels {
-        &self.labels
     }
 
     /// Whether it matches `labels`, whose [`Labels::signature`] is `signature`.

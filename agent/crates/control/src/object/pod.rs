@@ -39,6 +39,8 @@ pub(crate) struct Pod {
     pub addresses: Box<[IpAddr]>,
     /// The annotation `weft.dev/netns`.
     pub netns: Option<Arc<str>>,
+    /// It has that annotation. Whose agent has no use for the path remembers this alone.
+    pub has_netns: bool,
     pub phase: PodPhase,
     /// The condition `Ready`; `None` when the status does not have it.
     pub ready: Option<bool>,
@@ -58,7 +60,8 @@ impl Pod {
         let status = &manifest.status;
         let mut addresses = Vec::with_capacity(status.pod_ips.len().max(1));
         for (i, found) in status.pod_ips.iter().enumerate() {
-            addresses.extend(address(&found.ip, || format!("status.podIPs[{i}].ip"), notes));
+            let found = address(&found.ip, || format!("status.podIPs[{i}].ip"), notes);
+            addresses.extend(found.filter(|address| !addresses.contains(address)));
         }
         if let Some(found) = status.pod_ip.as_deref().filter(|text| status.pod_ips.is_empty() && !text.is_empty()) {
             addresses.extend(address(found, || "status.podIP".to_owned(), notes));
@@ -82,6 +85,7 @@ impl Pod {
             node: manifest.spec.node_name.as_deref().map(|node| interner.text(node)).unwrap_or_default(),
             addresses: addresses.into_boxed_slice(),
             netns: netns.filter(|path| path.starts_with('/')).map(Arc::from),
+            has_netns: netns.is_some(),
             phase: match status.phase.as_deref() {
                 Some("Succeeded" | "Failed") => PodPhase::Over,
                 Some("Pending") => PodPhase::Pending,

@@ -43,7 +43,8 @@ fn from_elsewhere() -> Match {
 #[test]
 fn deny_precedes_allow_and_one_allow_must_match_if_there_is_any() {
     use Action::{Allow, Deny};
-    let in_namespace = |name: &str, action, conditions| policy(&format!("default/{name}"), Namespace, action, conditions);
+    let in_namespace =
+        |name: &str, action, conditions| policy(&format!("default/{name}"), Namespace, action, conditions);
     for (policies, wanted) in [
         (vec![], "allowed"),
         (vec![in_namespace("a", Allow, from_frontend())], "allowed"),
@@ -77,7 +78,11 @@ fn policies_apply_by_their_scope() {
         (deny("other/d", Namespace), &[], "allowed"),
         (deny("default/d", PolicyScope::Workload), &[], "allowed"),
         (deny("default/d", PolicyScope::Workload), &["default/d"], "denied by the DENY policy default/d"),
-        (deny("istio-system/d", PolicyScope::Workload), &["istio-system/d"], "denied by the DENY policy istio-system/d"),
+        (
+            deny("istio-system/d", PolicyScope::Workload),
+            &["istio-system/d"],
+            "denied by the DENY policy istio-system/d",
+        ),
     ] {
         assert_eq!(judge(vec![policy], references), wanted);
     }
@@ -186,9 +191,8 @@ fn service_accounts_are_compared_with_their_namespace() {
         [("frontend", "web", true), ("frontend", "api", false), ("backend", "web", false)]
     {
         let frontend = identity("frontend", "web");
-        let entry = || {
-            vec![ServiceAccountMatch { namespace: namespace.into(), service_account: service_account.into() }]
-        };
+        let entry =
+            || vec![ServiceAccountMatch { namespace: namespace.into(), service_account: service_account.into() }];
         let peer = peer(Some(&frontend));
         assert_eq!(holds(Match { service_accounts: entry(), ..Match::default() }, &peer), wanted);
         assert_eq!(holds(Match { not_service_accounts: entry(), ..Match::default() }, &peer), !wanted);

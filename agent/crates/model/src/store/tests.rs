@@ -194,7 +194,7 @@ fn a_service_listed_twice_is_one_membership_with_both_ports() {
     workload.services.push(Membership { service: key("web"), ports: ports.to_vec(), condition });
     let mut store = store();
     let snapshot = store.put([workload]).snapshot;
-    let endpoint: Vec<&Arc<Endpoint>> = snapshot.endpoints(&key("web")).collect();
+    let endpoint: Vec<&Endpoint> = snapshot.endpoints(&key("web")).collect();
     assert_eq!(endpoint.len(), 1);
     assert_eq!([80, 81, 82].map(|port| endpoint[0].target_port(port)), [Some(8080), Some(8081), None]);
     assert_eq!(store.remove("a").snapshot.endpoint_count(&key("web")), 0);

@@ -13,6 +13,7 @@ use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use weft_model::Identity;
 
 use super::alert::Alert;
+use super::content_type;
 use super::error::TlsError;
 use super::identity::ALPN;
 use super::keys::{KeySchedule, RecordKey};
@@ -127,8 +128,12 @@ impl Handshake {
                     };
                     shown = end;
                 }
+                Err(error @ TlsError::PeerAlert(_)) => {
+                    self.connection = Connection::Over;
+                    return Err(error);
+                }
                 Err(error) => {
-                    self.answer(outgoing);
+                    self.answer(&mut incoming[..shown], outgoing);
                     self.connection = Connection::Over;
                     return Err(error);
                 }
@@ -149,15 +154,20 @@ impl Handshake {
         }
     }
 
-    /// Appends the alert that rustls has queued with its error.
-    fn answer(&mut self, outgoing: &mut Vec<u8>) {
+    /// Appends the alert that rustls has queued with its error, and what it may have queued before. It is shown the
+    /// same bytes again, since it may be in the middle of them, but never once it has nothing more to say: it would
+    /// trip over them again.
+    fn answer(&mut self, shown: &mut [u8], outgoing: &mut Vec<u8>) {
+        let mut at = 0;
         loop {
-            let (_, step) = match &mut self.connection {
-                Connection::Client(connection) => take(connection.process_tls_records(&mut []), outgoing),
-                Connection::Server(connection) => take(connection.process_tls_records(&mut []), outgoing),
+            let start = outgoing.len();
+            let (discard, step) = match &mut self.connection {
+                Connection::Client(connection) => take(connection.process_tls_records(&mut shown[at..]), outgoing),
+                Connection::Server(connection) => take(connection.process_tls_records(&mut shown[at..]), outgoing),
                 Connection::Over => return,
             };
-            if !matches!(step, Ok(Step::Again)) {
+            at += discard;
+            if step.is_err() || outgoing.len() == start || is_alert(&outgoing[start..]) {
                 return;
             }
         }
@@ -261,4 +271,15 @@ fn take<Data>(status: UnbufferedStatus<'_, '_, Data>, outgoing: &mut Vec<u8>) ->
         Ok(_) => Err(TlsError::Misuse("rustls was shown data of the session")),
     };
     (discard, step)
+}
+
+/// Whether a record is an alert: by its type, or, protected, by its length, which no handshake message is short enough
+/// to have.
+fn is_alert(record: &[u8]) -> bool {
+    const LENGTH: u8 = 2;
+    const PROTECTED_LENGTH: u8 = LENGTH + Sealer::TRAILER as u8;
+    matches!(
+        record,
+        [content_type::ALERT, ..] | [content_type::APPLICATION_DATA, _, _, 0, PROTECTED_LENGTH, ..]
+    )
 }

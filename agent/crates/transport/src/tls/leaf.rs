@@ -29,11 +29,7 @@ impl Leaf {
     /// Reads a certificate, which must carry exactly one URI (SPIFFE X.509-SVID, 2) and that a workload's identity.
     /// Nothing is verified.
     pub(crate) fn read(der: &CertificateDer<'_>) -> Result<Self, CertificateFault> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|error| CertificateFault::Malformed(error.to_string()))?;
-        if !rest.is_empty() {
-            return Err(CertificateFault::Malformed("bytes follow it".into()));
-        }
+        let certificate = parse(der)?;
         let uri = only_uri(&certificate)?;
         let identity = uri
             .parse()
@@ -49,6 +45,22 @@ impl Leaf {
             not_after: system_time(certificate.validity().not_after),
         })
     }
+}
+
+/// Begin and end of a certificate's validity.
+pub(super) fn validity(der: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), CertificateFault> {
+    let certificate = parse(der)?;
+    let validity = certificate.validity();
+    Ok((system_time(validity.not_before), system_time(validity.not_after)))
+}
+
+fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, CertificateFault> {
+    let (rest, certificate) =
+        X509Certificate::from_der(der).map_err(|error| CertificateFault::Malformed(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(CertificateFault::Malformed("bytes follow it".into()));
+    }
+    Ok(certificate)
 }
 
 /// The URI among the subject alternative names, if there is no other.

@@ -6,8 +6,10 @@ mod refusals;
 mod rustls_peer;
 mod wire;
 
-use super::{Alert, Content, Handshake, Progress, Session, TlsError};
-use crate::testing::{TestRoot, identity};
+use std::time::SystemTime;
+
+use super::{Alert, CertificateFault, Content, Handshake, Progress, Session, TlsError, verify_chain};
+use crate::testing::{HOUR, TestRoot, identity};
 
 /// What a handshake of two came to. Each side has sent all that it wanted to.
 struct Outcome {
@@ -96,7 +98,7 @@ fn each_side_learns_the_others_identity_and_data_flows_both_ways() {
     assert_eq!(client.peer, identity("db"));
     assert_eq!(server.peer, identity("web"));
     assert_eq!(client.group, "X25519MLKEM768");
-    assert!(client.peer_not_after > std::time::SystemTime::now());
+    assert!(client.peer_not_after > SystemTime::now());
     let mut wire = record(&mut client, b"question");
     assert_eq!(read_all(&mut server, &mut wire).unwrap().0, b"question");
     let mut wire = record(&mut server, b"answer");
@@ -162,6 +164,30 @@ fn several_roots_are_trusted_at_once() {
     bundle.set_issued(vec![old.der()], "test").unwrap();
     let outcome = shake(web.connect(vec![identity("db")]).unwrap(), db.accept().unwrap(), usize::MAX);
     assert!(matches!(outcome.client, Err(TlsError::Certificate(_))), "{:?}", outcome.client);
+}
+
+#[test]
+fn a_chain_that_was_verified_before_is_refused_when_its_time_is_over_or_its_root_is_gone() {
+    let root = TestRoot::new("root");
+    let intermediate = root.intermediate("intermediate");
+    let bundle = root.bundle();
+    let now = SystemTime::now();
+    let mut chain = intermediate.leaf(&[identity("web").uri()], now - HOUR, now + HOUR).chain;
+    chain.push(intermediate.der());
+    for _ in 0..2 {
+        verify_chain(&bundle, &chain, now).unwrap();
+    }
+    let later = verify_chain(&bundle, &chain, now + 2 * HOUR);
+    assert!(matches!(later, Err(CertificateFault::Expired { .. })), "{later:?}");
+    let sooner = verify_chain(&bundle, &chain, now - 2 * HOUR);
+    assert!(matches!(sooner, Err(CertificateFault::NotYetValid { .. })), "{sooner:?}");
+    // The chain counts, not the leaf alone.
+    let without = verify_chain(&bundle, &chain[..1], now);
+    assert!(matches!(without, Err(CertificateFault::Chain(_))), "{without:?}");
+    bundle
+        .set_revocation_lists(intermediate.revoking_list().as_bytes(), "revoked.pem".into())
+        .unwrap();
+    assert_eq!(verify_chain(&bundle, &chain, now), Err(CertificateFault::Revoked));
 }
 
 #[test]

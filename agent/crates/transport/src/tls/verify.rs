@@ -12,9 +12,9 @@ use weft_model::Identity;
 use webpki::{CertRevocationList, EndEntityCert, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy};
 
 use super::error::CertificateFault;
-use super::leaf::Leaf;
+use super::leaf::{Leaf, validity};
 use super::provider::signature_algorithms;
-use crate::bundle::TrustBundle;
+use crate::bundle::{ChainKey, Purpose, TrustBundle};
 
 /// What a server demands of its clients: any workload of the mesh.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let presented = verify(&self.bundle, end_entity, intermediates, now, KeyUsage::client_auth()).map_err(refuse)?;
+        let presented = verify(&self.bundle, end_entity, intermediates, now, Purpose::Client).map_err(refuse)?;
         if !self.trust_domains.iter().any(|domain| domain == presented.trust_domain()) {
             return Err(refuse(CertificateFault::OtherTrustDomain {
                 presented,
@@ -86,7 +86,7 @@ impl ServerCertVerifier for Server {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let presented = verify(&self.bundle, end_entity, intermediates, now, KeyUsage::server_auth()).map_err(refuse)?;
+        let presented = verify(&self.bundle, end_entity, intermediates, now, Purpose::Server).map_err(refuse)?;
         if !self.expected.contains(&presented) {
             return Err(refuse(CertificateFault::WrongIdentity {
                 presented,
@@ -119,21 +119,44 @@ impl ServerCertVerifier for Server {
     }
 }
 
+/// Verifies a workload's chain, leaf first, as its peers will.
+pub(crate) fn verify_chain(
+    bundle: &TrustBundle,
+    chain: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<(), CertificateFault> {
+    let (leaf, intermediates) = chain
+        .split_first()
+        .ok_or_else(|| CertificateFault::Malformed("the chain is empty".into()))?;
+    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+    verify(bundle, leaf, intermediates, now, Purpose::Server)?;
+    verify(bundle, leaf, intermediates, now, Purpose::Client)?;
+    Ok(())
+}
+
 /// Verifies the chain up to a root of the bundle, validity, purpose and revocation, and reads the identity.
 fn verify(
     bundle: &TrustBundle,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     now: UnixTime,
-    usage: KeyUsage,
+    purpose: Purpose,
 ) -> Result<Identity, CertificateFault> {
-    let certificate = EndEntityCert::try_from(end_entity).map_err(fault)?;
     let trusted = bundle.load();
+    let key = ChainKey::new(purpose, end_entity, intermediates);
+    if let Some(identity) = trusted.verified.find(&key, system_time(now)) {
+        return Ok(identity);
+    }
+    let certificate = EndEntityCert::try_from(end_entity).map_err(fault)?;
     let lists: Vec<&CertRevocationList<'_>> = trusted.revocation_lists.iter().collect();
     // Without any list there is nothing to check; an issuer without a list revokes nothing.
     let revocation = RevocationOptionsBuilder::new(&lists)
         .ok()
         .map(|options| options.with_status_policy(UnknownStatusPolicy::Allow).build());
+    let usage = match purpose {
+        Purpose::Client => KeyUsage::client_auth(),
+        Purpose::Server => KeyUsage::server_auth(),
+    };
     certificate
         .verify_for_usage(signature_algorithms().all, &trusted.anchors, intermediates, now, usage, revocation, None)
         .map_err(fault)?;
@@ -142,7 +165,22 @@ fn verify(
     if certificate.valid_uri_names().ne([&**leaf.identity.uri()]) {
         return Err(CertificateFault::Malformed("its names are ambiguous".into()));
     }
+    if let Some((not_before, not_after)) = common_validity(&leaf, intermediates) {
+        trusted
+            .verified
+            .remember(key, leaf.identity.clone(), not_before, not_after);
+    }
     Ok(leaf.identity)
+}
+
+/// The dates between which all certificates of a chain are valid. An intermediate that cannot be read was not needed,
+/// but then there are none.
+fn common_validity(leaf: &Leaf, intermediates: &[CertificateDer<'_>]) -> Option<(SystemTime, SystemTime)> {
+    let own = (leaf.not_before, leaf.not_after);
+    intermediates.iter().try_fold(own, |(not_before, not_after), certificate| {
+        let (from, to) = validity(certificate).ok()?;
+        Some((not_before.max(from), not_after.min(to)))
+    })
 }
 
 fn refuse(fault: CertificateFault) -> rustls::Error {

@@ -51,7 +51,13 @@ fn oracle(
     };
     of_family(ipv6).map_err(|reason| match of_family(!ipv6) {
         Ok(_) => "other family",
-        Err(other) => if other == "not local" { other } else { reason },
+        Err(other) => {
+            if other == "not local" {
+                other
+            } else {
+                reason
+            }
+        }
     })
 }
 
@@ -93,27 +99,30 @@ fn resolution_is_what_kube_proxys_rules_say_after_any_changes() {
     let mut random = fastrand::Rng::with_seed(11);
     let balancer = Balancer::new();
     let mut outcomes = BTreeMap::<&str, usize>::new();
-    for _ in 0..150 {
+    for _ in 0..60 {
         let mut store = store();
         let mut pods = BTreeMap::new();
         let mut service = random_service(&mut random);
         store.put_services([service.clone()]);
-        let limit = random.usize(1..12);
-        for _ in 0..30 {
+        // Some worlds stay below what is few, others cross it in both directions.
+        let (limit, steps) = [(3, 30), (12, 40), (80, 300)][random.usize(..3)];
+        for step in 0..steps {
             let name = format!("pod-{}", random.usize(..limit));
+            // The last third of the steps mostly removes.
+            let puts = if step * 3 > steps * 2 { 1 } else { 6 };
             match random.u8(..10) {
-                0..6 => {
+                0 => {
+                    service = random_service(&mut random);
+                    store.put_services([service.clone()]);
+                }
+                roll if roll <= puts => {
                     let pod = random_pod(&mut random, &name);
                     store.put([pod.clone()]);
                     pods.insert(name, pod);
                 }
-                6..9 => {
+                _ => {
                     store.remove(&name);
                     pods.remove(&name);
-                }
-                _ => {
-                    service = random_service(&mut random);
-                    store.put_services([service.clone()]);
                 }
             }
             let node = ["node-1", "node-2", "node-9", ""][random.usize(..4)];
@@ -122,8 +131,7 @@ fn resolution_is_what_kube_proxys_rules_say_after_any_changes() {
             for (ipv6, destination) in [(false, "10.1.0.1:80"), (true, "[fd01::1]:80")] {
                 let wanted = oracle(&pods, &service, (node, zone), ipv6);
                 let count = wanted.as_ref().map_or(1, BTreeSet::len);
-                let resolve =
-                    || store.snapshot().resolve(&source, ip("10.0.9.9"), address(destination), &balancer);
+                let resolve = || store.snapshot().resolve(&source, ip("10.0.9.9"), address(destination), &balancer);
                 let found: Result<BTreeSet<String>, &str> = (0..count)
                     .map(|_| match resolve() {
                         Ok(upstream) => {

@@ -39,7 +39,9 @@ impl Naive {
             Change::RemoveService(key) => {
                 self.services.remove(key);
             }
-            Change::PutPolicy(_) | Change::RemovePolicy(_) => unreachable!("policies are tested elsewhere"),
+            Change::PutPolicy(_) | Change::RemovePolicy(_) => {
+                unreachable!("policies are tested elsewhere")
+            }
         }
     }
 
@@ -107,7 +109,11 @@ fn random_change(random: &mut fastrand::Rng) -> Change {
         7..9 => {
             let addresses: Vec<IpAddr> = (0..random.u8(..2)).map(|_| address(random)).collect();
             let publish_not_ready_addresses = random.bool();
-            Change::PutService(Service { addresses, publish_not_ready_addresses, ..service(&service_name(random), &[]) })
+            Change::PutService(Service {
+                addresses,
+                publish_not_ready_addresses,
+                ..service(&service_name(random), &[])
+            })
         }
         _ => Change::RemoveService(key(&service_name(random))),
     }

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 
 use super::{Alert, Handshake, Progress, Session, TlsError, read_all, record};
 use crate::testing::{TestRoot, identity};
-use crate::tls::verify;
+use crate::tls::{Opener, verify};
 
 /// A plain client of the identity `web`, if `is_certified`.
 fn plain_client(
@@ -19,6 +19,16 @@ fn plain_client(
     version: &'static SupportedProtocolVersion,
     is_certified: bool,
 ) -> Connection {
+    let config = plain_client_config(root, alpn, version, is_certified);
+    ClientConnection::new(Arc::new(config), "db.shop".try_into().unwrap()).unwrap().into()
+}
+
+fn plain_client_config(
+    root: &TestRoot,
+    alpn: &[&[u8]],
+    version: &'static SupportedProtocolVersion,
+    is_certified: bool,
+) -> ClientConfig {
     let leaf = root.leaf_of(&identity("web"));
     let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verify::Server {
         bundle: root.bundle(),
@@ -35,11 +45,15 @@ fn plain_client(
         builder.with_no_client_auth()
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    ClientConnection::new(Arc::new(config), "db.shop".try_into().unwrap()).unwrap().into()
+    config
 }
 
 /// A plain server of the identity `db`, with its library's defaults: it sends tickets.
 fn plain_server(root: &TestRoot, alpn: &[&[u8]]) -> Connection {
+    ServerConnection::new(Arc::new(plain_server_config(root, alpn))).unwrap().into()
+}
+
+fn plain_server_config(root: &TestRoot, alpn: &[&[u8]]) -> ServerConfig {
     let leaf = root.leaf_of(&identity("db"));
     let verifier = verify::Clients {
         bundle: root.bundle(),
@@ -52,7 +66,7 @@ fn plain_server(root: &TestRoot, alpn: &[&[u8]]) -> Connection {
         .with_single_cert(leaf.chain, leaf.key)
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    ServerConnection::new(Arc::new(config)).unwrap().into()
+    config
 }
 
 fn our_client(root: &TestRoot) -> Handshake {
@@ -145,6 +159,27 @@ fn a_plain_client_is_understood() {
 }
 
 #[test]
+fn handshake_messages_may_be_cut_into_records() {
+    let root = TestRoot::new("root");
+    for size in [32, 33, 100, 1000] {
+        let mut config = plain_client_config(&root, &[b"h2"], &TLS13, true);
+        config.max_fragment_size = Some(size);
+        let plain = ClientConnection::new(Arc::new(config), "db.shop".try_into().unwrap()).unwrap();
+        let (session, _, error) = meet(root.tls("db").accept().unwrap(), &mut plain.into());
+        assert!(error.is_none(), "{error:?} with {size}");
+        assert_eq!(session.unwrap().peer, identity("web"));
+
+        let mut config = plain_server_config(&root, &[b"h2"]);
+        config.max_fragment_size = Some(size);
+        let mut plain = ServerConnection::new(Arc::new(config)).unwrap().into();
+        let (session, mut rest, error) = meet(our_client(&root), &mut plain);
+        assert!(error.is_none(), "{error:?} with {size}");
+        rest.extend(plain_write(&mut plain, b"in pieces"));
+        assert_eq!(read_all(&mut session.unwrap(), &mut rest).unwrap().0, b"in pieces");
+    }
+}
+
+#[test]
 fn key_updates_of_either_side_are_understood_by_the_other() {
     let root = TestRoot::new("root");
     let mut plain = plain_server(&root, &[b"h2"]);
@@ -228,6 +263,42 @@ fn what_is_no_tls_is_refused_at_once() {
         let result = root.tls("db").accept().unwrap().advance(&mut noise.to_vec(), &mut outgoing);
         assert!(matches!(result, Err(TlsError::Handshake(_))), "{result:?}");
         assert_eq!(outgoing[0], 21, "an alert is sent");
+    }
+}
+
+#[test]
+fn a_handshake_with_any_byte_changed_fails_or_stays_the_same_and_never_panics() {
+    let root = TestRoot::new("root");
+    let (web, db) = (root.tls("web"), root.tls("db"));
+    let mut hello = Vec::new();
+    let mut client = web.connect(vec![identity("db")]).unwrap();
+    client.advance(&mut Vec::new(), &mut hello).unwrap();
+    // The share of ML-KEM is long, and all its bytes are alike.
+    for at in (0..hello.len()).filter(|at| *at < 250 || at % 16 == 0 || *at > hello.len() - 250) {
+        let mut changed = hello.clone();
+        changed[at] ^= 1 << fastrand::u8(..8);
+        let result = db.accept().unwrap().advance(&mut changed, &mut Vec::new());
+        assert!(!matches!(result, Ok(Progress::Done(_))));
+    }
+    let mut flight = Vec::new();
+    db.accept().unwrap().advance(&mut hello, &mut flight).unwrap();
+    for at in (0..flight.len()).filter(|at| *at < 100 || at % 16 == 0) {
+        let (mut hello, mut flight) = (Vec::new(), Vec::new());
+        let mut client = web.connect(vec![identity("db")]).unwrap();
+        client.advance(&mut Vec::new(), &mut hello).unwrap();
+        db.accept().unwrap().advance(&mut hello, &mut flight).unwrap();
+        if at >= flight.len() {
+            continue;
+        }
+        // The version of a record is to be ignored (RFC 8446, 5.1).
+        let mut start = 0;
+        while let Some(length) = Opener::needed(&flight[start..]).filter(|length| start + length <= at) {
+            start += length;
+        }
+        let is_version = matches!(at - start, 1 | 2);
+        flight[at] ^= 1 << fastrand::u8(..8);
+        let result = client.advance(&mut flight, &mut Vec::new());
+        assert!(is_version || !matches!(result, Ok(Progress::Done(_))), "byte {at}");
     }
 }
 

@@ -1,0 +1,121 @@
+//! Looking for mistakes in a folder before an agent does.
+//!
+//! Beside what is wrong with each object by itself, it finds what does not fit together: selectors that match nothing,
+//! names of things that are not there, settings that will have no effect.
+
+mod mtls;
+mod pods;
+mod policies;
+mod services;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::manifest::Scrutiny;
+use crate::object::{Kind, ObjectId};
+use crate::problem::{Notes, Problem, Severity};
+use crate::source::{Folder, SourceError, check};
+use crate::translate::{ObjectCounts, TranslationOptions, Translator};
+
+/// What was found. Displayed with one problem a line, in the order of files and lines.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// All problems.
+    pub problems: Vec<Problem>,
+    /// How many objects there are.
+    pub objects: ObjectCounts,
+    /// How many files were read.
+    pub files: usize,
+}
+
+impl Report {
+    /// Whether anything that was asked for will not be done.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.count(Severity::Error) > 0
+    }
+
+    /// How many problems of a severity there are.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == severity).count()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.problems.iter().try_for_each(|problem| writeln!(f, "{problem}"))
+    }
+}
+
+/// Reads a folder once, as the agent of `options.node` would, and reports all mistakes. Without a node it looks at
+/// every pod as the agent of the pod's own node would.
+#[must_use]
+pub fn analyze(dir: &Path, options: &TranslationOptions) -> Report {
+    if let Err(error) = check(dir, options) {
+        return Report {
+            problems: vec![Problem {
+                severity: Severity::Error,
+                file: matches!(error, SourceError::Unreadable { .. }).then(|| dir.into()),
+                line: None,
+                object: None,
+                field: None,
+                message: error.to_string(),
+                suggestion: None,
+            }],
+            ..Report::default()
+        };
+    }
+    let mut folder = Folder::new(dir, Scrutiny::Full);
+    let mut translator = Translator::new(options.clone());
+    folder.read(&mut translator);
+    translator.flush();
+    let mut analysis = Analysis {
+        translator: &translator,
+        folder: &folder,
+        problems: folder.problems(),
+    };
+    analysis.pods();
+    analysis.services();
+    analysis.policies();
+    analysis.mtls();
+    let mut problems = analysis.problems;
+    problems.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
+    Report {
+        problems,
+        objects: translator.counts(),
+        files: folder.file_count(),
+    }
+}
+
+/// An analysis in progress.
+struct Analysis<'a> {
+    translator: &'a Translator,
+    folder: &'a Folder,
+    problems: Vec<Problem>,
+}
+
+impl Analysis<'_> {
+    /// Adds what `note` says about an object.
+    fn about(&mut self, kind: Kind, namespace: &Arc<str>, name: &Arc<str>, note: impl FnOnce(&mut Notes)) {
+        let id = ObjectId {
+            kind,
+            namespace: Arc::clone(namespace),
+            name: Arc::clone(name),
+        };
+        let origin = self.folder.origin(&id).unwrap_or_default();
+        let mut notes = Notes::default();
+        note(&mut notes);
+        let notes = notes.into_vec().into_iter();
+        self.problems.extend(notes.map(|note| note.at(origin.file.clone(), origin.line, Some(id.clone()))));
+    }
+}
+
+/// `1 pod`, `2 pods`.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! From Kubernetes objects to the model.
+//!
+//! Sources put and remove objects; [`Translator::flush`] says what that changes in the model. Selectors are evaluated
+//! once per template of pods, and every pod knows its template: a pod that changes costs no more than its own services
+//! and policies, a service or policy no more than the templates of its namespace and the pods that it concerns.
+
+pub(crate) mod endpoints;
+pub(crate) mod enrolment;
+pub(crate) mod mtls;
+pub(crate) mod namespaces;
+mod policies;
+pub(crate) mod pods;
+pub(crate) mod services;
+mod slab;
+mod workloads;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use endpoints::Slices;
+pub use enrolment::LocalPod;
+use hashbrown::{HashMap, HashSet};
+use namespaces::{NamespaceId, Namespaces};
+use pods::{PodId, Pods};
+use services::ServiceId;
+use slab::Slab;
+use weft_model::Change;
+
+use crate::object::{Interner, Kind, Node, Object, ObjectId};
+use crate::translate::namespaces::TemplateId;
+
+/// What translation needs to know of the mesh and of this agent's place in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TranslationOptions {
+    /// Name of this node; its pods are the local ones. Empty: no pod is local.
+    pub node: String,
+    /// Name of this cluster, as telemetry shows it.
+    pub cluster: String,
+    /// Network of this cluster, for pods without the label `topology.istio.io/network`.
+    pub network: String,
+    /// Trust domain of the identities.
+    pub trust_domain: String,
+    /// What the names of services end in.
+    pub cluster_domain: String,
+    /// Namespace whose policies are mesh-wide.
+    pub root_namespace: String,
+    /// Namespaces whose pods are never enrolled.
+    pub excluded_namespaces: Vec<String>,
+}
+
+impl Default for TranslationOptions {
+    /// No node, and otherwise the values that Istio and Kubernetes have by default; `kube-system` is excluded.
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            cluster: "Kubernetes".to_owned(),
+            network: String::new(),
+            trust_domain: "cluster.local".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            excluded_namespaces: vec!["kube-system".to_owned()],
+        }
+    }
+}
+
+/// How many objects of each kind are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObjectCounts {
+    /// Namespaces.
+    pub namespaces: usize,
+    /// Nodes.
+    pub nodes: usize,
+    /// ServiceAccounts.
+    pub service_accounts: usize,
+    /// Pods.
+    pub pods: usize,
+    /// Services.
+    pub services: usize,
+    /// EndpointSlices.
+    pub endpoint_slices: usize,
+    /// AuthorizationPolicies.
+    pub authorization_policies: usize,
+    /// PeerAuthentications.
+    pub peer_authentications: usize,
+}
+
+/// Translates objects into changes of the model.
+#[derive(Debug)]
+pub(crate) struct Translator {
+    options: TranslationOptions,
+    interner: Interner,
+    cluster: Arc<str>,
+    network: Arc<str>,
+    /// The revision of a workload that names none.
+    latest: Arc<str>,
+    /// The type of a workload that is no pod.
+    endpoint: Arc<str>,
+    pub(crate) namespaces: Namespaces,
+    nodes: HashMap<Arc<str>, Node>,
+    pub(crate) pods: Pods,
+    pub(crate) services: Slab<services::ServiceState>,
+    pub(crate) slices: Slices,
+    pending: Pending,
+    /// Addresses, by namespace, that are endpoints and belong to no pod: workloads of their own.
+    bare: HashSet<(NamespaceId, IpAddr)>,
+    /// Keys of the converted policies that the model has.
+    converted: HashSet<Arc<str>>,
+    counts: ObjectCounts,
+}
+
+/// What the next flush has to look at.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Removals, which come first: what is put in the same batch may take over addresses.
+    removals: Vec<Change>,
+    /// Policies, ready made.
+    policies: Vec<Change>,
+    services: Vec<ServiceId>,
+    pods: Vec<PodId>,
+    templates: Vec<TemplateId>,
+    bare: Vec<(NamespaceId, IpAddr)>,
+    namespaces: Vec<NamespaceId>,
+    /// Some PeerAuthentication is another.
+    mtls: bool,
+}
+
+impl Translator {
+    pub fn new(options: TranslationOptions) -> Self {
+        let mut interner = Interner::default();
+        Self {
+            cluster: interner.text(&options.cluster),
+            network: interner.text(&options.network),
+            latest: interner.text("latest"),
+            endpoint: interner.text("endpoint"),
+            options,
+            interner,
+            namespaces: Namespaces::default(),
+            nodes: HashMap::new(),
+            pods: Pods::default(),
+            services: Slab::default(),
+            slices: Slices::default(),
+            pending: Pending::default(),
+            bare: HashSet::new(),
+            converted: HashSet::new(),
+            counts: ObjectCounts::default(),
+        }
+    }
+
+    /// Adds an object, or replaces the one of the same name.
+    pub fn put(&mut self, object: Object) {
+        match object {
+            Object::Namespace(namespace) => self.put_namespace(namespace),
+            Object::Node(node) => self.put_node(node),
+            Object::ServiceAccount(account) => {
+                let namespace = self.namespace(&account.namespace);
+                self.counts.service_accounts += usize::from(self.namespaces[namespace].accounts.insert(account.name));
+            }
+            Object::Pod(pod) => self.put_pod(pod),
+            Object::Service(service) => self.put_service(service),
+            Object::EndpointSlice(slice) => self.put_slice(slice),
+            Object::AuthorizationPolicy(policy) => self.put_policy(policy),
+            Object::PeerAuthentication(policy) => self.put_peer_authentication(policy),
+        }
+    }
+
+    /// Removes an object, if it is there.
+    pub fn remove(&mut self, id: &ObjectId) {
+        let name = if id.kind == Kind::Namespace { &id.name } else { &id.namespace };
+        if id.kind == Kind::Node {
+            self.remove_node(&id.name);
+            return;
+        }
+        let Some(namespace) = self.namespaces.find(name) else {
+            return;
+        };
+        match id.kind {
+            Kind::Namespace => self.remove_namespace(namespace),
+            Kind::ServiceAccount => {
+                self.counts.service_accounts -= usize::from(self.namespaces[namespace].accounts.remove(&id.name));
+            }
+            Kind::Pod => self.remove_pod(namespace, &id.name),
+            Kind::Service => self.remove_service(namespace, &id.name),
+            Kind::EndpointSlice => self.remove_slice(namespace, &id.name),
+            Kind::AuthorizationPolicy => self.remove_policy(namespace, &id.name),
+            Kind::PeerAuthentication => self.remove_peer_authentication(namespace, &id.name),
+            Kind::Node => {}
+        }
+        self.pending.namespaces.push(namespace);
+    }
+
+    /// What changed since the last time.
+    pub fn flush(&mut self) -> Vec<Change> {
+        self.convert_peer_authentications();
+        self.select_policies();
+        let mut changes = std::mem::take(&mut self.pending.removals);
+        changes.append(&mut self.pending.policies);
+        self.publish_services(&mut changes);
+        self.publish_pods(&mut changes);
+        self.publish_bare(&mut changes);
+        for namespace in std::mem::take(&mut self.pending.namespaces) {
+            self.namespaces.forget_if_empty(namespace);
+        }
+        changes
+    }
+
+    /// Gives back memory that only a large batch needed.
+    pub fn trim(&mut self) {
+        self.interner.forget_unused();
+        self.pods.shrink();
+        self.pending = Pending::default();
+    }
+
+    pub fn options(&self) -> &TranslationOptions {
+        &self.options
+    }
+
+    pub fn counts(&self) -> ObjectCounts {
+        self.counts
+    }
+
+    /// The namespace of this name, whether or not there is an object of it.
+    fn namespace(&mut self, name: &str) -> NamespaceId {
+        let name = self.interner.text(name);
+        self.namespaces.enter(&name)
+    }
+
+    fn put_node(&mut self, node: Node) {
+        let name = Arc::clone(&node.name);
+        match self.nodes.insert(name, node.clone()) {
+            Some(old) if old == node => return,
+            Some(_) => {}
+            None => self.counts.nodes += 1,
+        }
+        self.touch_node(&node.name);
+    }
+
+    fn remove_node(&mut self, name: &str) {
+        if self.nodes.remove(name).is_some() {
+            self.counts.nodes -= 1;
+            self.touch_node(name);
+        }
+    }
+
+    /// Nodes change so seldom that no index pays: all pods are asked.
+    fn touch_node(&mut self, name: &str) {
+        let pods: Vec<PodId> = self.pods.iter().filter(|(_, state)| &*state.pod.node == name).map(|(id, _)| id).collect();
+        pods.into_iter().for_each(|id| self.touch_pod(id));
+        let affected = self.slices.addresses_on(name);
+        self.pending.bare.extend(affected);
+    }
+}
+
+#[cfg(test)]
+mod tests;

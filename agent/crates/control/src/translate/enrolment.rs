@@ -1,0 +1,100 @@
+//! Which pods are enrolled.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use weft_model::Identity;
+
+use super::Translator;
+use super::pods::PodState;
+use crate::object::{DataplaneMode, Kind, NETNS, ObjectId};
+use crate::problem::{Note, Notes};
+
+/// A pod of this node, with addresses and a network namespace of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// The workload's name in the model: [`weft_model::Workload::uid`].
+    pub uid: Arc<str>,
+    /// `metadata.uid`, or empty: a pod created anew under the same name differs.
+    pub instance: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its identity.
+    pub identity: Identity,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Its addresses, the primary one first.
+    pub addresses: Vec<IpAddr>,
+    /// Whether its connections are to be carried by the mesh.
+    pub enrolled: bool,
+}
+
+impl Translator {
+    /// Whether a pod is enrolled: its own label beats its namespace's. Pods on the host's network (it would capture the
+    /// node), those that have a sidecar, and those of excluded namespaces never are.
+    pub(crate) fn is_enrolled(&self, state: &PodState) -> bool {
+        let template = &state.pod.template;
+        if template.is_host_network || template.has_sidecar || self.is_excluded(&state.pod.namespace) {
+            return false;
+        }
+        let namespace = self.namespaces[state.namespace].object.as_ref();
+        let mode = template.mode.or_else(|| namespace?.mode);
+        mode == Some(DataplaneMode::Ambient)
+    }
+
+    pub(crate) fn is_excluded(&self, namespace: &str) -> bool {
+        self.options.excluded_namespaces.iter().any(|excluded| excluded == namespace)
+    }
+
+    /// The pods of this node in the order of their names, and what keeps others of them from being enrolled.
+    pub fn local_pods(&self) -> (Vec<LocalPod>, Vec<(ObjectId, Note)>) {
+        let mut found = Vec::new();
+        let mut notes = Vec::new();
+        for id in &self.pods.local {
+            let state = self.pods.get(*id);
+            let pod = &state.pod;
+            if !pod.is_live() || pod.template.is_host_network {
+                continue;
+            }
+            let enrolled = self.is_enrolled(state);
+            match (&pod.netns, self.identity(state)) {
+                (Some(netns), Some(identity)) => found.push(LocalPod {
+                    uid: self.pod_uid(pod),
+                    instance: Arc::clone(&pod.uid),
+                    name: Arc::clone(&pod.name),
+                    namespace: Arc::clone(&pod.namespace),
+                    identity,
+                    netns: PathBuf::from(&**netns),
+                    addresses: pod.addresses.to_vec(),
+                    enrolled,
+                }),
+                (None, _) if enrolled => {
+                    let object = ObjectId {
+                        kind: Kind::Pod,
+                        namespace: Arc::clone(&pod.namespace),
+                        name: Arc::clone(&pod.name),
+                    };
+                    notes.extend(missing_netns().into_iter().map(|note| (object.clone(), note)));
+                }
+                _ => {}
+            }
+        }
+        found.sort_unstable_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        notes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        (found, notes)
+    }
+}
+
+/// What is said of an enrolled pod of this node without a network namespace.
+pub(crate) fn missing_netns() -> Vec<Note> {
+    let mut notes = Notes::default();
+    notes.error(
+        format!("metadata.annotations[{NETNS}]"),
+        "is missing: the pod is enrolled and runs on this node, but nobody knows its network namespace",
+        "write its path, as in /run/netns/NAME",
+    );
+    notes.into_vec()
+}

@@ -1,0 +1,135 @@
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser};
+use tempfile::TempDir;
+
+use super::*;
+use crate::command::{Cli, Command};
+
+/// The options that these arguments stand for, with an existing `--config`.
+fn options(arguments: &[&str]) -> Result<AgentOptions, String> {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().to_str().unwrap();
+    parse(&[&["--config", config, "--node", "node-a"], arguments].concat())
+}
+
+fn parse(arguments: &[&str]) -> Result<AgentOptions, String> {
+    let cli = Cli::try_parse_from([&["weft", "agent"], arguments].concat()).map_err(|error| error.to_string())?;
+    let Command::Agent(arguments) = cli.command else {
+        unreachable!("the command is agent");
+    };
+    arguments.into_options().map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let options = options(&[]).unwrap();
+    assert_eq!(
+        options,
+        AgentOptions {
+            config: options.config.clone(),
+            node: "node-a".into(),
+            state_dir: "/var/lib/weft".into(),
+            ca_dir: "/var/lib/weft/ca".into(),
+            workers: std::thread::available_parallelism().unwrap().get(),
+            trust_domain: "cluster.local".into(),
+            trust_domain_aliases: vec![],
+            extra_roots: None,
+            revocation_lists: None,
+            certificate_lifetime: Duration::from_secs(24 * 3600),
+            cluster: "Kubernetes".into(),
+            network: String::new(),
+            root_namespace: "istio-system".into(),
+            cluster_domain: "cluster.local".into(),
+            admin: Some("127.0.0.1:15000".parse().unwrap()),
+            metrics: Some("[::]:15020".parse().unwrap()),
+            readiness: Some("[::]:15021".parse().unwrap()),
+            log: "info".parse().unwrap(),
+            log_format: LineFormat::Text,
+            access_log: AccessLogFormat::Text,
+            probe_cgroup: None,
+            bpf_dir: "/sys/fs/bpf/weft".into(),
+            cgroup_root: None,
+            drain_deadline: Duration::from_secs(20),
+        }
+    );
+    assert_eq!(options.admin_options().socket, PathBuf::from("/var/lib/weft/admin.sock"));
+}
+
+#[test]
+fn flags_say_otherwise() {
+    let options = options(&[
+        "--workers=3",
+        "--trust-domain=mesh.example",
+        "--trust-domain-aliases=old.example,older.example",
+        "--metrics=10.0.0.1:9090",
+        "--readiness=off",
+        "--admin=[::1]:9",
+        "--log=warn,weft=debug",
+        "--log-format=json",
+        "--access-log=off",
+        "--drain-deadline=1m 30s",
+        "--probe-cgroup=/sys/fs/cgroup/kubelet",
+    ])
+    .unwrap();
+    assert_eq!(options.workers, 3);
+    assert_eq!(options.trust_domain, "mesh.example");
+    assert_eq!(options.trust_domain_aliases, ["old.example", "older.example"]);
+    assert_eq!(options.metrics, Some("10.0.0.1:9090".parse().unwrap()));
+    assert_eq!(options.readiness, None);
+    assert_eq!(options.admin, Some("[::1]:9".parse().unwrap()));
+    assert_eq!(options.log.as_str(), "warn,weft=debug");
+    assert_eq!(options.log_format, LineFormat::Json);
+    assert_eq!(options.access_log.line_format(), None);
+    assert_eq!(options.drain_deadline, Duration::from_secs(90));
+    assert_eq!(options.probe_cgroup, Some("/sys/fs/cgroup/kubelet".into()));
+}
+
+#[test]
+fn every_flag_has_its_variable_and_its_help() {
+    let command = Cli::command();
+    let agent = command.find_subcommand("agent").unwrap();
+    for argument in agent.get_arguments().filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()))
+    {
+        let flag = argument.get_long().unwrap();
+        let variable = format!("WEFT_{}", flag.replace('-', "_").to_uppercase());
+        assert_eq!(argument.get_env(), Some(OsString::from(&variable).as_os_str()), "--{flag}");
+        assert!(argument.get_help().is_some(), "--{flag} has no help");
+    }
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_flag_and_what_would_be_right() {
+    for (argument, expected) in [
+        ("--admin=0.0.0.0:15000", "other hosts could reach it"),
+        ("--metrics=localhost", "a port alone"),
+        ("--workers=0", "not a number of at least 1"),
+        ("--workers=100000", "at most 512"),
+        ("--node=Node_A", "lower-case letters, digits and hyphens"),
+        ("--trust-domain=spiffe://x", "trust domain"),
+        ("--cluster=a/b", "slashes"),
+        ("--root-namespace=a.b", "lower-case letters, digits and hyphens"),
+        ("--log=verbose", "is not a level"),
+        ("--log-format=xml", "text, json"),
+        ("--drain-deadline=30", "time unit needed"),
+        ("--bpf-dir=bpf", "absolute"),
+        ("--certificate-lifetime=1s", "at least 1m"),
+        ("--extra-roots=/nonexistent.pem", "/nonexistent.pem"),
+    ] {
+        let error = match argument {
+            "--node=Node_A" => parse(&[argument]).unwrap_err(),
+            _ => options(&[argument]).unwrap_err(),
+        };
+        let flag = argument.split('=').next().unwrap();
+        assert!(error.contains(flag) && error.contains(expected), "{argument}: {error}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_shown_at_once() {
+    let error = parse(&["--config=/nonexistent", "--node=a", "--bpf-dir=x", "--cgroup-root=y"]).unwrap_err();
+    for part in ["--config /nonexistent", "make the folder", "--bpf-dir x", "--cgroup-root y"] {
+        assert!(error.contains(part), "{part} is missing in {error}");
+    }
+}

@@ -1,0 +1,232 @@
+//! The running agent as the admin interface and the metrics see it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use weft_control::Problem;
+use weft_model::{Identity, Snapshot, SnapshotCell, Workload};
+use weft_transport::{CertificateStatus, Certificates};
+
+use crate::admin::{
+    AgentState, AgentStatus, AgentView, Answer, CaptureStatus, CertificateInfo, CertificateState, ConnectionEnd,
+    ConnectionInfo, ConnectionState, PodState, PodStatus, Severity,
+};
+use crate::capture::Capture;
+use crate::command::AgentOptions;
+use crate::enrol::{self, EnrolmentStatus};
+use crate::proxy::{self, Proxy};
+
+/// What is wrong with the configuration, as the source said last.
+#[derive(Debug, Default)]
+pub struct Problems(Mutex<Vec<Problem>>);
+
+impl Problems {
+    /// Takes the place of what was said before.
+    pub fn set(&self, problems: Vec<Problem>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+    }
+}
+
+/// Everything that an operator can ask the agent.
+pub struct View {
+    /// What the agent was started with.
+    pub options: AgentOptions,
+    /// When it was started.
+    pub started: SystemTime,
+    /// The configuration in force.
+    pub snapshots: Arc<SnapshotCell>,
+    /// The certificates of this node's identities.
+    pub certificates: Arc<Certificates>,
+    /// The eBPF programs.
+    pub capture: Arc<Capture>,
+    /// The workers.
+    pub proxy: Arc<Proxy>,
+    /// The pods of this node.
+    pub enrolment: Arc<EnrolmentStatus>,
+    /// What is wrong with the configuration.
+    pub problems: Arc<Problems>,
+    /// The agent was told to end.
+    pub is_draining: AtomicBool,
+}
+
+impl View {
+    fn state(&self) -> AgentState {
+        if self.is_draining.load(Ordering::Relaxed) {
+            AgentState::Draining
+        } else if self.enrolment.pods().is_some() {
+            AgentState::Running
+        } else {
+            AgentState::Starting
+        }
+    }
+}
+
+impl AgentView for View {
+    fn status(&self) -> AgentStatus {
+        let options = &self.options;
+        AgentStatus {
+            node: options.node.clone(),
+            cluster: options.cluster.clone(),
+            network: options.network.clone(),
+            trust_domain: options.trust_domain.clone(),
+            workers: options.workers,
+            configuration_source: format!("files in {}", options.config.display()),
+            state: self.state(),
+            started: self.started.into(),
+            capture: match self.capture.status() {
+                Ok(status) => capture(&status),
+                Err(error) => CaptureStatus { is_active: false, detail: error.to_string() },
+            },
+            relaxations: Vec::new(),
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.load()
+    }
+
+    fn certificates(&self) -> Vec<CertificateInfo> {
+        self.certificates.list().into_iter().map(certificate).collect()
+    }
+
+    fn connections(&self) -> Answer<'_, Vec<ConnectionInfo>> {
+        Box::pin(async { self.proxy.connections().await.into_iter().map(connection).collect() })
+    }
+
+    fn pods(&self) -> Vec<PodStatus> {
+        self.enrolment.pods().unwrap_or_default().into_iter().map(pod).collect()
+    }
+
+    fn problems(&self) -> Vec<crate::admin::Problem> {
+        let problems = self.problems.0.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.iter().filter_map(problem).collect()
+    }
+
+    fn readiness(&self) -> Result<(), Vec<String>> {
+        let mut reasons = Vec::new();
+        if self.is_draining.load(Ordering::Relaxed) {
+            reasons.push("the agent is draining".to_owned());
+        }
+        match self.enrolment.pods() {
+            None => reasons.push("the configuration has not been read yet".to_owned()),
+            Some(pods) => {
+                let failed = pods.iter().filter_map(|pod| match &pod.state {
+                    enrol::PodState::Failed(error) => Some((pod, error)),
+                    _ => None,
+                });
+                reasons.extend(failed.map(|(pod, error)| format!("pod {}/{}: {error}", pod.namespace, pod.name)));
+            }
+        }
+        if let Err(error) = self.capture.status() {
+            reasons.push(error.to_string());
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+}
+
+fn capture(status: &crate::capture::CaptureStatus) -> CaptureStatus {
+    let missing: Vec<&str> = status.hooks.iter().filter(|(_, attached)| !attached).map(|(name, _)| *name).collect();
+    let mut detail = if missing.is_empty() {
+        format!("{} hooks attached, {} pods captured, pinned in {}", status.hooks.len(), status.pods.len(), status.folder.display())
+    } else {
+        format!("not attached: {}; restart the agent, and see its log if that does not help", missing.join(", "))
+    };
+    for program in &status.foreign {
+        let effect = if program.is_exclusive { "allows no other program beside it" } else { "sees connections as well" };
+        detail.push_str(&format!("; program {} ({}) of another owner at {} {effect}", program.id, program.name, program.hook));
+    }
+    if status.older_layouts > 0 {
+        detail.push_str(&format!("; {} older layouts still capture pods", status.older_layouts));
+    }
+    CaptureStatus { is_active: missing.is_empty(), detail }
+}
+
+fn certificate(status: CertificateStatus) -> CertificateInfo {
+    use weft_transport::CertificateState as State;
+    CertificateInfo {
+        identity: status.identity.to_string(),
+        state: match status.state {
+            State::Pending => CertificateState::Pending,
+            State::Ready => CertificateState::Valid,
+            State::RenewalFailing => CertificateState::RenewalFailing,
+            State::Failing => CertificateState::Failing,
+            State::Expired => CertificateState::Expired,
+        },
+        serial: Some(status.serial).filter(|serial| !serial.is_empty()),
+        not_before: status.not_before.map(Into::into),
+        not_after: status.not_after.map(Into::into),
+        renewal: status.next_attempt.map(Into::into),
+        error: status.last_error,
+        workloads: status.users,
+    }
+}
+
+fn pod(pod: enrol::PodStatus) -> PodStatus {
+    let (state, detail) = match pod.state {
+        enrol::PodState::Enrolled => (PodState::Captured, None),
+        enrol::PodState::Failed(error) => (PodState::Failed, Some(error)),
+        enrol::PodState::NotEnrolled => (PodState::Outside, None),
+    };
+    PodStatus {
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+        identity: pod.identity.to_string(),
+        addresses: pod.addresses,
+        netns: Some(pod.netns.display().to_string()),
+        state,
+        detail,
+        older_connections: None,
+    }
+}
+
+fn problem(problem: &Problem) -> Option<crate::admin::Problem> {
+    let severity = match problem.severity {
+        weft_control::Severity::Error => Severity::Error,
+        weft_control::Severity::Warning => Severity::Warning,
+        weft_control::Severity::Info => return None,
+    };
+    Some(crate::admin::Problem {
+        severity,
+        file: problem.file.as_ref().map(|file| file.display().to_string()),
+        line: problem.line,
+        object: problem.object.as_ref().map(ToString::to_string),
+        field: problem.field.clone(),
+        message: problem.message.clone(),
+        suggestion: problem.suggestion.clone(),
+    })
+}
+
+fn connection(connection: proxy::Connection) -> ConnectionInfo {
+    let (source_identity, destination_identity) = match (connection.direction, connection.peer) {
+        (_, None) => (None, None),
+        (proxy::Direction::Outbound, peer) => (connection.source.as_ref().map(|own| own.identity.clone()), peer),
+        (proxy::Direction::Inbound, peer) => {
+            (peer, connection.destination_workload.as_ref().map(|own| own.identity.clone()))
+        }
+    };
+    ConnectionInfo {
+        direction: connection.direction,
+        state: match connection.state {
+            proxy::ConnectionState::Connecting => ConnectionState::Connecting,
+            proxy::ConnectionState::Open => ConnectionState::Open,
+            proxy::ConnectionState::HalfClosed => ConnectionState::HalfClosed,
+        },
+        source: end(connection.client, connection.source.as_deref(), source_identity),
+        destination: end(connection.destination, connection.destination_workload.as_deref(), destination_identity),
+        service: connection.service.map(|service| service.hostname.to_string()),
+        tunnel: connection.tunnel,
+        bytes_from_client: connection.bytes_from_client,
+        bytes_to_client: connection.bytes_to_client,
+        age_milliseconds: u64::try_from(connection.age.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn end(address: std::net::SocketAddr, workload: Option<&Workload>, identity: Option<Identity>) -> ConnectionEnd {
+    ConnectionEnd {
+        address,
+        namespace: workload.map(|workload| workload.namespace.to_string()),
+        workload: workload.map(|workload| workload.name.to_string()),
+        identity: identity.map(|identity| identity.to_string()),
+    }
+}

@@ -1,0 +1,290 @@
+//! The agent, put together: this file names every part and reads as the start-up script that it is.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update};
+use weft_model::{MeshOptions, SnapshotCell, Store};
+use weft_runtime::{SystemClock, Tasks};
+use weft_transport::{CertificateAuthority, CertificateOptions, Certificates};
+
+use crate::admin::{Admin, Listeners};
+use crate::capture::{Capture, CaptureOptions, LogLevel};
+use crate::command::AgentOptions;
+use crate::enrol::Enrolment;
+use crate::proxy::origin::Origin;
+use crate::proxy::{Proxy, Shared};
+use crate::publish::{Learned, Publisher};
+use crate::telemetry::{AccessLog, Logging, Metrics};
+use crate::view::{Problems, View};
+
+/// Certificates that are requested at one time.
+const CERTIFICATE_CONCURRENCY: usize = 8;
+/// How long the log's writers may take at the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the control tasks may take at the end.
+const TASKS_END: Duration = Duration::from_secs(2);
+/// How often series of workloads that are gone are looked for.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the probe cgroup is looked up again.
+const PROBE_CGROUP_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Origin for Capture {
+    fn original_destination(
+        &self,
+        socket: std::os::fd::BorrowedFd<'_>,
+    ) -> io::Result<Option<std::net::SocketAddr>> {
+        Capture::original_destination(self, socket)
+    }
+
+    fn tag_own(
+        &self,
+        socket: std::os::fd::BorrowedFd<'_>,
+        client: Option<std::net::SocketAddr>,
+    ) -> io::Result<()> {
+        Capture::tag_own(self, socket, client)
+    }
+
+    fn is_client_known(&self, socket: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
+        Capture::is_client_known(self, socket)
+    }
+}
+
+/// Runs the agent until it is told to end (SIGTERM, SIGINT).
+///
+/// # Errors
+/// When it cannot be started: the state directory is in use, the certificate authority cannot be opened, the kernel
+/// lacks something, an address is taken.
+pub fn run_agent(options: AgentOptions) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::new());
+    let logging = Logging::start(&options.log, options.log_format, io::stderr(), metrics.agent.log.clone())?;
+    let access_log = match options.access_log.line_format() {
+        Some(format) => AccessLog::start(format, io::stdout(), metrics.agent.access_log.clone())?,
+        None => AccessLog::off(),
+    };
+    raise_descriptor_limit();
+    let _owned = own_state_dir(&options.state_dir)?;
+    // One thread is enough for what is not on the way of a byte, and keeps an idle agent small.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .context("starting the control runtime")?;
+    let result = runtime.block_on(run(options, metrics, &access_log, &logging));
+    if !access_log.finish(LAST_WORDS) {
+        tracing::warn!("access records are lost: the output is too slow");
+    }
+    result
+}
+
+async fn run(
+    options: AgentOptions,
+    metrics: Arc<Metrics>,
+    access_log: &AccessLog,
+    logging: &Logging,
+) -> anyhow::Result<()> {
+    // Signals are watched first: an agent that is told to end while it starts does so in order.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let tasks = Tasks::new();
+    let listeners = Listeners::bind(&options.admin_options())?;
+
+    // Identity.
+    let clock = Arc::new(SystemClock);
+    let authority = CertificateAuthority::open(&options.ca_dir, &options.trust_domain, clock.clone())
+        .with_context(|| format!("the certificate authority in {}", options.ca_dir.display()))?;
+    let certificate_options = CertificateOptions {
+        trust_domain: options.trust_domain.clone(),
+        trust_domain_aliases: options.trust_domain_aliases.clone(),
+        lifetime: options.certificate_lifetime,
+        concurrency: CERTIFICATE_CONCURRENCY,
+        extra_roots: options.extra_roots.clone(),
+        revocation_lists: options.revocation_lists.clone(),
+    };
+    let certificates = Certificates::start(Arc::new(authority), certificate_options, clock, &tasks)?;
+
+    // Capture.
+    let capture = Capture::start(CaptureOptions {
+        bpf_dir: options.bpf_dir.clone(),
+        node: options.node.clone(),
+        cgroup_root: options.cgroup_root.clone(),
+        probe_cgroup: options.probe_cgroup.clone(),
+        log: LogLevel::default(),
+    })
+    .context("starting capture")?;
+    let capture = Arc::new(capture);
+    tasks.spawn("capture-log", capture.forward_log());
+    tasks.spawn("probe-cgroup", follow_probe_cgroup(capture.clone()));
+
+    // The data path.
+    let store = Store::new(MeshOptions {
+        network: options.network.as_str().into(),
+        root_namespace: options.root_namespace.as_str().into(),
+        trust_domain: options.trust_domain.as_str().into(),
+    });
+    let snapshots = Arc::new(SnapshotCell::new(store.snapshot().clone()));
+    let (learned, learned_addresses) = Learned::new();
+    let shared = Arc::new(Shared::new(
+        snapshots.clone(),
+        certificates.clone(),
+        capture.clone(),
+        metrics.clone(),
+        access_log.clone(),
+        Box::new(learned),
+    ));
+    let proxy = Arc::new(Proxy::start(&shared, options.workers).context("starting the workers")?);
+
+    // Enrolment and configuration.
+    let (pods, wanted) = watch::channel(None);
+    let enrolment =
+        Enrolment::new(capture.clone(), proxy.clone(), certificates.clone(), options.workers, tasks.clone());
+    let view = Arc::new(View {
+        started: SystemTime::now(),
+        snapshots: snapshots.clone(),
+        certificates,
+        capture: capture.clone(),
+        proxy: proxy.clone(),
+        enrolment: enrolment.status(),
+        problems: Arc::new(Problems::default()),
+        is_draining: AtomicBool::new(false),
+        options,
+    });
+    tasks.spawn("enrolment", enrolment.run(wanted, tasks.shutdown()));
+    // The source watches for as long as it lives.
+    let (_source, updates) = FileSource::start(source_options(&view.options))?;
+    let publisher = Publisher::new(store, snapshots.clone(), capture.clone(), shared, proxy.clone());
+    tasks.spawn("publish", publish(publisher, updates, learned_addresses, pods, view.problems.clone()));
+    tasks.spawn("prune", prune(metrics.clone(), snapshots));
+    listeners.start(&Admin::new(view.clone(), metrics, Some(logging.control())), &tasks);
+    tracing::info!(node = view.options.node, version = env!("CARGO_PKG_VERSION"), "the agent runs");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    view.is_draining.store(true, Ordering::Relaxed);
+    tracing::info!("told to end: taking no more connections; capture stays, so that nothing goes out in clear");
+    tokio::select! {
+        left = proxy.drain(view.options.drain_deadline) => {
+            if left > 0 {
+                tracing::warn!(connections = left, "the deadline has passed: what is left is reset");
+            }
+        }
+        // A second signal means now.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    proxy.stop();
+    tasks.drain(TASKS_END).await;
+    Ok(())
+}
+
+fn source_options(options: &AgentOptions) -> SourceOptions {
+    let translation = TranslationOptions {
+        node: options.node.clone(),
+        cluster: options.cluster.clone(),
+        network: options.network.clone(),
+        trust_domain: options.trust_domain.clone(),
+        cluster_domain: options.cluster_domain.clone(),
+        root_namespace: options.root_namespace.clone(),
+        ..TranslationOptions::default()
+    };
+    SourceOptions::new(&options.config, translation)
+}
+
+/// Applies what the source reports, one batch after the other.
+async fn publish(
+    mut publisher: Publisher,
+    mut updates: mpsc::Receiver<Update>,
+    mut learned: mpsc::Receiver<std::net::IpAddr>,
+    pods: watch::Sender<Option<Arc<[LocalPod]>>>,
+    problems: Arc<Problems>,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            update = updates.recv() => {
+                let Some(update) = update else { return };
+                for problem in &update.problems {
+                    tracing::warn!("{problem}");
+                }
+                problems.set(update.problems);
+                let snapshot = publisher.apply(update.changes);
+                tracing::debug!(generation = snapshot.generation(), "the configuration is in force");
+                pods.send_replace(Some(update.local_pods.into()));
+            }
+            address = learned.recv() => {
+                let Some(address) = address else { return };
+                publisher.learned(address);
+            }
+        }
+    }
+}
+
+async fn prune(metrics: Arc<Metrics>, snapshots: Arc<SnapshotCell>) {
+    let mut interval = tokio::time::interval(PRUNE_INTERVAL);
+    loop {
+        interval.tick().await;
+        metrics.tcp.prune(&snapshots.load(), std::time::Instant::now());
+    }
+}
+
+/// The kubelet's cgroup has another id after each of its restarts.
+async fn follow_probe_cgroup(capture: Arc<Capture>) {
+    let mut interval = tokio::time::interval(PROBE_CGROUP_INTERVAL);
+    let mut last = String::new();
+    loop {
+        interval.tick().await;
+        let said = capture.refresh_probe_cgroup().err().map(|error| error.to_string()).unwrap_or_default();
+        if !said.is_empty() && said != last {
+            tracing::warn!("probes are judged like any connection: {said}");
+        }
+        last = said;
+    }
+}
+
+/// Every connection takes two descriptors or more: the agent takes what it may have.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// Makes the state directory and keeps other agents out of it.
+fn own_state_dir(path: &Path) -> anyhow::Result<File> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("making the state directory {}", path.display()))?;
+    let lock = path.join("agent.lock");
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock)
+        .with_context(|| format!("opening {}", lock.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        if error == rustix::io::Errno::WOULDBLOCK {
+            anyhow::anyhow!(
+                "another agent runs with the state directory {}: stop it, or give this one a --state-dir of its own",
+                path.display()
+            )
+        } else {
+            anyhow::Error::new(error).context(format!("locking {}", lock.display()))
+        }
+    })?;
+    Ok(file)
+}

@@ -1,0 +1,103 @@
+//! The benchmark: no mesh, a plain relay, and Weft, in turns, on one machine.
+//!
+//! It builds a small cluster for each of the three, lets the same load run through them one after the other, round by
+//! round, and prints medians beside what is required of Weft. Figures never make it fail: it measures, people judge.
+
+mod contender;
+mod data_path;
+mod figures;
+mod footprint;
+mod load;
+mod machine;
+mod outside;
+mod report;
+mod scale;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crate::contender::Kind;
+use crate::figures::Figures;
+use crate::machine::Machine;
+use crate::report::Report;
+
+/// Compares Weft with a plain relay and with no mesh at all.
+#[derive(Debug, Clone, Parser)]
+pub struct Options {
+    /// How often each measurement is made; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How long each measurement takes, in seconds.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only measurements whose name contains one of these words; `--list` prints the names.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these contenders.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["direct", "relay", "weft"])]
+    contenders: Vec<Kind>,
+    /// Worker threads of each agent; without it, what the agent does by itself.
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Waits before each measurement, at most so many seconds, until other processes leave the machine alone.
+    #[arg(long, default_value_t = 0.0)]
+    patience: f64,
+    /// Writes every single figure here as well.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Prints the names of all measurements and ends.
+    #[arg(long)]
+    list: bool,
+}
+
+impl Options {
+    /// Whether a measurement was asked for.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| name.contains(word.as_str()))
+    }
+
+    /// Arguments of `weft agent` that follow from the options.
+    fn agent_arguments(&self) -> Vec<String> {
+        self.workers.map(|workers| vec!["--workers".to_owned(), workers.to_string()]).unwrap_or_default()
+    }
+}
+
+/// One part of the benchmark: the names of its measurements, and what makes them.
+type Part = (&'static [&'static str], fn(&Options, &mut Figures) -> Result<()>);
+
+const PARTS: [Part; 4] = [
+    (data_path::NAMES, data_path::run),
+    (footprint::NAMES, footprint::run),
+    (scale::NAMES, scale::run),
+    (outside::NAMES, outside::run),
+];
+
+fn main() -> Result<()> {
+    // Before any thread is started: those would still be killed by the signal.
+    weft_tests::sweep_on_interrupt()?;
+    let options = Options::parse();
+    if options.list {
+        PARTS.iter().flat_map(|(names, _)| *names).for_each(|name| println!("{name}"));
+        return Ok(());
+    }
+    ensure!(options.rounds > 0 && options.seconds > 0.0, "--rounds and --seconds must be greater than zero");
+    let machine = Machine::look();
+    let mut figures = Figures::default();
+    for (names, run) in PARTS {
+        if names.iter().any(|name| options.wants(name))
+            && let Err(error) = run(&options, &mut figures)
+        {
+            figures.note(format!("{} stopped: {error:#}", names.join(", ")));
+        }
+    }
+    let report = Report { options: &options, machine: &machine, figures: &figures };
+    println!("{}", report.to_text());
+    if let Some(path) = &options.json {
+        fs::write(path, format!("{:#}\n", report.to_json())).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}

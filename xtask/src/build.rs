@@ -1,0 +1,28 @@
+//! The agent, as it is shipped.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::progress;
+use crate::setup;
+use crate::workspace;
+
+/// `cargo xtask build`
+pub(crate) fn run() -> Result<()> {
+    setup::for_build()?;
+    let binary = agent()?;
+    let size = std::fs::metadata(&binary)?.len();
+    println!("\n{} ({:.1} MB)", binary.display(), size as f64 / 1e6);
+    Ok(())
+}
+
+/// Builds the agent with its eBPF programs and returns where it is. Cargo shows its own progress.
+pub(crate) fn agent() -> Result<PathBuf> {
+    progress::heading("building the agent");
+    let status = workspace::cargo().args(["build", "--release", "--locked", "--package", "weft"]).status()?;
+    ensure!(status.success(), "building the agent failed");
+    let binary = workspace::target()?.join("release/weft");
+    ensure!(binary.exists(), "{} was not built", binary.display());
+    binary.canonicalize().with_context(|| format!("finding {}", binary.display()))
+}
