@@ -21,9 +21,7 @@ fn main() {
     let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("weft.bpf.o");
     let built = Toolchain::find().and_then(|toolchain| toolchain.build(&root.join("ebpf")));
     match built {
-        Ok(path) => {
-            fs::copy(&path, &object).unwrap_or_else(|error| panic!("copying {}: {error}", path.display()));
-        }
+        Ok(path) => embed(&path, &object),
         Err(problem) if env::var("PROFILE").as_deref() == Ok("release") => {
             panic!("the eBPF programs cannot be built: {problem}");
         }
@@ -33,6 +31,21 @@ fn main() {
             println!("cargo::rerun-if-changed={}", cargo_home().join("bin").display());
             fs::write(&object, []).unwrap_or_else(|error| panic!("writing {}: {error}", object.display()));
         }
+    }
+}
+
+/// Copies the object without its DWARF, which is nine tenths of it; what the kernel reads is in other sections.
+fn embed(built: &Path, object: &Path) {
+    let strip = ["/usr/lib/llvm-22/bin/llvm-strip".into()]
+        .into_iter()
+        .chain(on_path("llvm-strip"))
+        .find(|path: &PathBuf| path.exists());
+    let stripped = strip.is_some_and(|strip| {
+        let done = Command::new(strip).args(["--strip-debug", "-o"]).arg(object).arg(built).status();
+        done.is_ok_and(|status| status.success())
+    });
+    if !stripped {
+        fs::copy(built, object).unwrap_or_else(|error| panic!("copying {}: {error}", built.display()));
     }
 }
 
@@ -63,16 +76,27 @@ impl Toolchain {
     fn build(&self, ebpf: &Path) -> Result<PathBuf, String> {
         // Not under OUT_DIR: `core` would be built for each profile and each target folder anew.
         let target = ebpf.join("target");
+        let flags = ["-C", "debuginfo=2", "-C", "link-arg=--btf"].join("\x1f");
         let mut command = Command::new(&self.cargo);
         command
             .current_dir(ebpf)
-            .args(["build", "--release", "--locked", "--quiet", "--target", "bpfel-unknown-none", "-Z", "build-std=core"])
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--quiet",
+                "--target",
+                "bpfel-unknown-none",
+                "-Z",
+                "build-std=core",
+            ])
             .arg("--target-dir")
             .arg(&target);
         for (name, _) in env::vars_os() {
             // What cargo tells this script is about another build.
             let text = name.to_string_lossy();
-            let is_ours = text.starts_with("CARGO") && text != "CARGO_HOME" || text.starts_with("RUST") && text != "RUSTUP_HOME";
+            let is_ours =
+                text.starts_with("CARGO") && text != "CARGO_HOME" || text.starts_with("RUST") && text != "RUSTUP_HOME";
             if is_ours || text == "TARGET" || text == "HOST" || text == "PROFILE" || text == "OUT_DIR" {
                 command.env_remove(&name);
             }
@@ -80,7 +104,8 @@ impl Toolchain {
         let output = command
             .env("RUSTC", &self.rustc)
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
+            // What the verifier quotes of the source names it as seen from the project's folder.
+            .env("CARGO_ENCODED_RUSTFLAGS", format!("{flags}\x1f--remap-path-prefix={}=ebpf", ebpf.display()))
             .env("PATH", self.search_path())
             .stdin(Stdio::null())
             .output()

@@ -23,7 +23,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use weft_common::{Address, Listener, ListenerKind, POD_ADDRESSES, Pod, Prefix, Published, Role, Settings, Socket, Tuple};
+use weft_common::{
+    Address, Listener, ListenerKind, POD_ADDRESSES, Pod, Prefix, Published, Role, Settings, Socket, Tuple,
+};
 
 use self::bpffs::{NodeFolder, Pins};
 use self::kernel::Context;
@@ -32,7 +34,7 @@ use self::map::Map;
 use self::object::Object;
 use self::older::OlderLayout;
 use crate::in_pod::InPodListeners;
-use crate::netns::{Netns, NetnsCookie};
+use crate::netns::{self, Netns, NetnsCookie};
 
 pub use self::attach::ForeignProgram;
 pub use self::features::missing_features;
@@ -91,7 +93,9 @@ pub enum CaptureError {
     #[error("{0}")]
     Bpffs(String),
     /// Another program allows none beside it.
-    #[error("the program {others} at {hook} of the root cgroup allows none beside it: detach it, or attach it with BPF_F_ALLOW_MULTI")]
+    #[error(
+        "the program {others} at {hook} of the root cgroup allows none beside it: detach it, or attach it with BPF_F_ALLOW_MULTI"
+    )]
     ForeignProgram {
         /// The hook.
         hook: &'static str,
@@ -117,6 +121,9 @@ pub enum CaptureError {
     /// A call of the kernel failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The pod's network namespace is the agent's own.
+    #[error("the pod is in the agent's own network namespace: capturing it would capture the node")]
+    HostNetwork,
     /// The pod has more addresses than capture can tell apart from the mesh's.
     #[error("a pod has {0} addresses, and capture handles at most {POD_ADDRESSES}")]
     TooManyAddresses(usize),
@@ -262,10 +269,13 @@ impl Capture {
     /// Captures a pod, or replaces its addresses and listeners.
     ///
     /// # Errors
-    /// When the pod has too many addresses, or the kernel refuses.
+    /// When the pod has too many addresses or uses the host's network, or the kernel refuses.
     pub fn enrol(&self, pod: &CapturedPod<'_>) -> Result<(), CaptureError> {
         let cookie = pod.netns.cookie();
-        let value = pod_value(pod.addresses)?;
+        if cookie == netns::own_cookie().on("getsockopt(SO_NETNS_COOKIE)", "the agent")? {
+            return Err(CaptureError::HostNetwork);
+        }
+        let value = pod_value(pod.addresses, &pod.netns.devices().on("getifaddrs", cookie)?)?;
         let before = self.pods.get(&cookie.0)?.unwrap_or_default();
         let workers = pod.listeners.per_worker.len() as u32;
         // The order never leaves a connection without somebody who takes it: listeners, who hands to them, and last the
@@ -408,8 +418,9 @@ impl Capture {
 
     /// True if the client of a socket with [`Capture::tag_own`] could be made known to the other end.
     ///
-    /// To be asked once `connect` has returned, and only for IPv6: by IPv4 such a connection is refused in the kernel.
-    /// When false, the application would take loopback for its client, and the connection must be ended.
+    /// It fails when the kernel has no memory. To be asked once `connect` has returned, and only for IPv6: by IPv4 such a
+    /// connection is refused in the kernel. When false, the application would take loopback for its client, and the
+    /// connection must be ended.
     ///
     /// # Errors
     /// When it is not a socket.
@@ -531,14 +542,22 @@ fn open_log(program: &OwnedFd) -> Result<CaptureLog, CaptureError> {
     CaptureLog::of(id).map_err(|error| CaptureError::Object(format!("its log: {error}")))
 }
 
-fn pod_value(addresses: &[IpAddr]) -> Result<Pod, CaptureError> {
+fn pod_value(addresses: &[IpAddr], devices: &[(IpAddr, u32)]) -> Result<Pod, CaptureError> {
     if addresses.len() > POD_ADDRESSES {
         return Err(CaptureError::TooManyAddresses(addresses.len()));
     }
-    let first = |is_wanted: fn(&IpAddr) -> bool| {
-        addresses.iter().map(IpAddr::to_canonical).find(is_wanted).map(Address::from).unwrap_or_default()
+    let first = |is_wanted: fn(&IpAddr) -> bool| addresses.iter().map(IpAddr::to_canonical).find(is_wanted);
+    let device = |address: Option<IpAddr>| {
+        devices.iter().find(|(known, _)| Some(*known) == address).map(|(_, index)| *index).unwrap_or_default()
     };
-    let mut pod = Pod { ipv4: first(IpAddr::is_ipv4), ipv6: first(IpAddr::is_ipv6), ..Pod::default() };
+    let (ipv4, ipv6) = (first(IpAddr::is_ipv4), first(IpAddr::is_ipv6));
+    let mut pod = Pod {
+        ipv4: ipv4.map(Address::from).unwrap_or_default(),
+        ipv6: ipv6.map(Address::from).unwrap_or_default(),
+        ipv4_device: device(ipv4),
+        ipv6_device: device(ipv6),
+        ..Pod::default()
+    };
     for (slot, address) in pod.addresses.iter_mut().zip(addresses) {
         *slot = (*address).into();
     }

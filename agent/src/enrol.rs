@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use weft_control::LocalPod;
 use weft_model::Identity;
 use weft_runtime::{Shutdown, Tasks};
@@ -27,6 +28,8 @@ use crate::proxy::{PodListeners, Proxy};
 
 /// How often namespaces are looked after, and failed enrolments tried again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Pods that are enrolled at one time.
+const ENROLLED_AT_ONCE: usize = 4;
 /// How long a pod's first certificate is waited for. Without one it is captured all the same, and its connections
 /// are refused: never in clear.
 const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
@@ -82,10 +85,7 @@ struct Enrolled {
 
 /// Keeps capture in step with the pods of this node.
 pub struct Enrolment {
-    capture: Arc<Capture>,
-    proxy: Arc<Proxy>,
-    certificates: Arc<Certificates>,
-    workers: usize,
+    joiner: Joiner,
     status: Arc<EnrolmentStatus>,
     tasks: Tasks,
     enrolled: HashMap<Arc<str>, Enrolled>,
@@ -104,10 +104,7 @@ impl Enrolment {
         tasks: Tasks,
     ) -> Self {
         Self {
-            capture,
-            proxy,
-            certificates,
-            workers,
+            joiner: Joiner { capture, proxy, certificates, workers },
             status: Arc::default(),
             tasks,
             enrolled: HashMap::new(),
@@ -156,15 +153,27 @@ impl Enrolment {
         for uid in leaving {
             if let Some(enrolled) = self.enrolled.remove(&uid) {
                 let lives_on = by_uid.get(&*uid).is_some_and(|wanted| enrolled.still_fits(wanted));
-                self.leave(enrolled, lives_on);
+                self.leave(enrolled, lives_on).await;
             }
         }
         let mut failures = HashMap::new();
-        for local in wanted.iter().filter(|local| local.enrolled) {
-            if self.enrolled.contains_key(&local.uid) {
-                continue;
+        let mut joining = JoinSet::new();
+        let mut waiting = wanted.iter().filter(|local| local.enrolled && !self.enrolled.contains_key(&local.uid));
+        let mut done = Vec::new();
+        loop {
+            while joining.len() < ENROLLED_AT_ONCE
+                && let Some(local) = waiting.next()
+            {
+                joining.spawn(self.joiner.clone().enrol(local.clone()));
             }
-            match self.enrol(local).await {
+            match joining.join_next().await {
+                Some(Ok(result)) => done.push(result),
+                Some(Err(error)) => tracing::error!(%error, "an enrolment did not end as it should"),
+                None => break,
+            }
+        }
+        for (local, result) in done {
+            match result {
                 Ok(enrolled) => {
                     tracing::info!(pod = %local.uid, netns = %local.netns.display(), "enrolled");
                     self.enrolled.insert(local.uid.clone(), enrolled);
@@ -183,58 +192,16 @@ impl Enrolment {
         self.report(wanted);
     }
 
-    async fn enrol(&self, local: &LocalPod) -> io::Result<Enrolled> {
-        let netns = Arc::new(Netns::open(&local.netns)?);
-        let metadata = std::fs::metadata(&local.netns)?;
-        let (cookie, inode) = (netns.cookie(), (metadata.dev(), metadata.ino()));
-        self.certificates.want(&local.identity);
-        match tokio::time::timeout(CERTIFICATE_WAIT, self.certificates.ready(&local.identity)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(pod = %local.uid, %error, "no certificate: its connections will be refused"),
-            Err(_) => tracing::warn!(pod = %local.uid, "no certificate yet: its connections are refused meanwhile"),
-        }
-        let enrolled = self.capture_pod(local, &netns, cookie, inode);
-        if enrolled.is_err() {
-            self.certificates.release(&local.identity);
-        }
-        enrolled
-    }
-
-    fn capture_pod(
-        &self,
-        local: &LocalPod,
-        netns: &Arc<Netns>,
-        cookie: NetnsCookie,
-        inode: (u64, u64),
-    ) -> io::Result<Enrolled> {
-        let listeners = in_pod::listeners(netns, self.workers, &local.addresses)?;
-        let pod = Arc::new(Pod {
-            uid: local.uid.clone(),
-            instance: local.instance.clone(),
-            identity: local.identity.clone(),
-            addresses: local.addresses.clone(),
-            sockets: PodSockets::new(netns.clone())?,
-        });
-        self.capture
-            .enrol(&CapturedPod { netns, addresses: &local.addresses, listeners: &listeners })
-            .map_err(io::Error::other)?;
-        let per_worker = listeners.per_worker.into_iter().map(|worker| PodListeners {
-            outbound: worker.outbound,
-            inbound: worker.inbound,
-            hbone: worker.hbone,
-        });
-        self.proxy.listen(&pod, per_worker);
-        Ok(Enrolled { local: local.clone(), pod, cookie, inode })
-    }
-
-    fn leave(&self, enrolled: Enrolled, lives_on: bool) {
+    async fn leave(&self, enrolled: Enrolled, lives_on: bool) {
         let Enrolled { local, pod, cookie, .. } = enrolled;
-        if let Err(error) = self.capture.unenrol(cookie) {
+        let Joiner { capture, proxy, certificates, .. } = self.joiner.clone();
+        // It waits for connections that are between their `connect` and their SYN.
+        let result = tokio::task::spawn_blocking(move || capture.unenrol(cookie).map_err(io::Error::other)).await;
+        if let Err(error) = result.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::error!(pod = %local.uid, %error, "un-enrolling failed: its connections will be refused");
         }
         if lives_on {
             tracing::info!(pod = %local.uid, "un-enrolled");
-            let (proxy, certificates) = (self.proxy.clone(), self.certificates.clone());
             let mut shutdown = self.tasks.shutdown();
             self.tasks.spawn("close-listeners", async move {
                 tokio::select! {
@@ -247,8 +214,8 @@ impl Enrolment {
             });
         } else {
             tracing::info!(pod = %local.uid, "gone");
-            self.proxy.forget(&pod);
-            self.certificates.release(&local.identity);
+            proxy.forget(&pod);
+            certificates.release(&local.identity);
         }
     }
 
@@ -259,10 +226,10 @@ impl Enrolment {
         }
         self.has_adopted = true;
         let known: HashSet<NetnsCookie> = self.enrolled.values().map(|enrolled| enrolled.cookie).collect();
-        match self.capture.enrolled() {
+        match self.joiner.capture.enrolled() {
             Ok(captured) => {
                 for cookie in captured.into_iter().filter(|cookie| !known.contains(cookie)) {
-                    if let Err(error) = self.capture.unenrol(cookie) {
+                    if let Err(error) = self.joiner.capture.unenrol(cookie) {
                         tracing::warn!(%error, "letting go of a pod that left while no agent ran failed");
                     }
                 }
@@ -289,6 +256,59 @@ impl Enrolment {
             .collect();
         pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
         *self.status.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pods);
+    }
+}
+
+/// What it takes to enrol one pod.
+#[derive(Clone)]
+struct Joiner {
+    capture: Arc<Capture>,
+    proxy: Arc<Proxy>,
+    certificates: Arc<Certificates>,
+    workers: usize,
+}
+
+impl Joiner {
+    async fn enrol(self, local: LocalPod) -> (LocalPod, io::Result<Enrolled>) {
+        self.certificates.want(&local.identity);
+        let certificates = self.certificates.clone();
+        match tokio::time::timeout(CERTIFICATE_WAIT, certificates.ready(&local.identity)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(pod = %local.uid, %error, "no certificate: its connections will be refused"),
+            Err(_) => tracing::warn!(pod = %local.uid, "no certificate yet: its connections are refused meanwhile"),
+        }
+        // Loading a program takes milliseconds of the kernel's verifier.
+        let pod = local.clone();
+        let captured = tokio::task::spawn_blocking(move || self.capture_pod(&pod)).await;
+        let result = captured.unwrap_or_else(|error| Err(io::Error::other(error)));
+        if result.is_err() {
+            certificates.release(&local.identity);
+        }
+        (local, result)
+    }
+
+    fn capture_pod(&self, local: &LocalPod) -> io::Result<Enrolled> {
+        let netns = Arc::new(Netns::open(&local.netns)?);
+        let metadata = std::fs::metadata(&local.netns)?;
+        let (cookie, inode) = (netns.cookie(), (metadata.dev(), metadata.ino()));
+        let listeners = in_pod::listeners(&netns, self.workers, &local.addresses)?;
+        let pod = Arc::new(Pod {
+            uid: local.uid.clone(),
+            instance: local.instance.clone(),
+            identity: local.identity.clone(),
+            addresses: local.addresses.clone(),
+            sockets: PodSockets::new(netns.clone())?,
+        });
+        self.capture
+            .enrol(&CapturedPod { netns: &netns, addresses: &local.addresses, listeners: &listeners })
+            .map_err(io::Error::other)?;
+        let per_worker = listeners.per_worker.into_iter().map(|worker| PodListeners {
+            outbound: worker.outbound,
+            inbound: worker.inbound,
+            hbone: worker.hbone,
+        });
+        self.proxy.listen(&pod, per_worker);
+        Ok(Enrolled { local: local.clone(), pod, cookie, inode })
     }
 }
 

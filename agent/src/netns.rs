@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -46,6 +47,14 @@ impl Netns {
     /// The kernel's name for it.
     pub fn cookie(&self) -> NetnsCookie {
         self.cookie
+    }
+
+    /// The addresses of its devices, each with the index of its device.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or the kernel refuses.
+    pub fn devices(&self) -> io::Result<Vec<(IpAddr, u32)>> {
+        self.enter(devices)
     }
 
     /// Runs `inside` on this thread in the namespace, and returns to where the thread was.
@@ -123,5 +132,44 @@ fn set(namespace: BorrowedFd<'_>) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+fn devices() -> io::Result<Vec<(IpAddr, u32)>> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: getifaddrs writes a pointer to a list, which is freed below.
+    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut devices = Vec::new();
+    let mut next = list;
+    // SAFETY: each entry is valid until the list is freed, and the last one points to null.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        next = entry.ifa_next;
+        // SAFETY: an entry's address is null or a valid one of the family that it names, and its name is a string.
+        unsafe {
+            if let Some(address) = address(entry.ifa_addr) {
+                devices.push((address, libc::if_nametoindex(entry.ifa_name)));
+            }
+        }
+    }
+    // SAFETY: the list came from getifaddrs, and nothing of it is used any more.
+    unsafe { libc::freeifaddrs(list) };
+    Ok(devices)
+}
+
+/// # Safety
+/// `address` must be null or point to an address that is as long as its family says.
+unsafe fn address(address: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: the caller sees to it.
+    unsafe {
+        match i32::from(address.as_ref()?.sa_family) {
+            libc::AF_INET => {
+                let octets = (*address.cast::<libc::sockaddr_in>()).sin_addr.s_addr.to_ne_bytes();
+                Some(IpAddr::from(octets))
+            }
+            libc::AF_INET6 => Some(IpAddr::from((*address.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr)),
+            _ => None,
+        }
     }
 }

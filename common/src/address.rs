@@ -85,6 +85,15 @@ impl Address {
         }
     }
 
+    /// True if a connection from `source` to `self` and `port` can be a captured one.
+    ///
+    /// A socket that is bound to the pod's own device cannot reach loopback: it is rewritten to the very address that it
+    /// comes from.
+    #[inline(always)]
+    pub const fn can_be_captured(&self, port: u16, source: &Self) -> bool {
+        self.is_capture_destination(port) || port == ports::OUTBOUND && equal(self, source)
+    }
+
     /// True if only the agent connects from it.
     #[inline(always)]
     pub const fn is_inbound_source(&self) -> bool {

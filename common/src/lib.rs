@@ -42,5 +42,5 @@ pub const OUTBOUND_DESTINATIONS: [u8; 4] = [127, 15, 1, 0];
 /// The agent connects to applications by IPv4 from an address in this range, of which the last octet varies.
 pub const INBOUND_SOURCES: [u8; 4] = [127, 15, 6, 0];
 
-/// How many connections may be between `connect` and `accept` on the whole node.
-pub const TUPLES: usize = 65_536;
+/// How many connections may be between `connect` and `accept` on the whole node. Of more, the oldest are refused.
+pub const TUPLES: usize = 32_768;

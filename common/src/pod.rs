@@ -15,6 +15,10 @@ pub struct Pod {
     pub ipv4: Address,
     /// The same for IPv6.
     pub ipv6: Address,
+    /// The index of the device that has the address for IPv4; 0 when there is none.
+    pub ipv4_device: u32,
+    /// The same for IPv6.
+    pub ipv6_device: u32,
 }
 
 impl Pod {
@@ -71,4 +75,4 @@ pub struct Settings {
     pub probe_cgroup: u64,
 }
 
-const _: () = assert!(size_of::<Pod>() == 96 && size_of::<Listener>() == 16);
+const _: () = assert!(size_of::<Pod>() == 104 && size_of::<Listener>() == 16);

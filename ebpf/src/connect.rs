@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_get_prand
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::{debug, warn};
-use weft_common::{Address, Pod, Role, Socket};
+use weft_common::{Address, Pod, Role, Socket, ports};
 
 use crate::maps;
 
@@ -72,14 +72,17 @@ fn connect<const IPV6: bool>(ctx: &SockAddrContext) -> i32 {
         warn!(ctx, "refused: no memory to remember where a connection of netns {} goes", netns);
         return REFUSE;
     }
-    if !unbind_device(ctx, sk) {
-        warn!(ctx, "refused: a connection of netns {} is bound to a device", netns);
-        return REFUSE;
-    }
-    bind_to_pod::<IPV6>(ctx, sk, pod, &destination);
     // SAFETY: the helper takes no arguments.
     let choice = unsafe { bpf_get_prandom_u32() };
-    let (to, to_port) = destination.capture_destination(choice);
+    let (to, to_port) = match route(ctx, sk, pod, &destination) {
+        Route::Loopback => destination.capture_destination(choice),
+        Route::Own(address) => (address, ports::OUTBOUND),
+        Route::None => {
+            warn!(ctx, "refused: a connection of netns {} is bound to a device that is not the pod's", netns);
+            return REFUSE;
+        }
+    };
+    bind_to_pod::<IPV6>(ctx, sk, pod, &destination);
     debug!(ctx, "netns {}: captured a connection to port {}, by way of port {}", netns, port, to_port);
     // SAFETY: these fields may be written in this hook, each as one word.
     unsafe {
@@ -140,19 +143,36 @@ fn destination<const IPV6: bool>(addr: *mut bpf_sock_addr) -> (Address, u16) {
     }
 }
 
+/// On which way a connection reaches the agent.
+enum Route {
+    Loopback,
+    /// By way of the pod's own address: for a socket that stays bound to the device which has it.
+    Own(Address),
+    None,
+}
+
 /// A socket that is bound to a device would send past loopback.
 #[inline(always)]
-fn unbind_device(ctx: &SockAddrContext, sk: *mut bpf_sock) -> bool {
+fn route(ctx: &SockAddrContext, sk: *mut bpf_sock, pod: &Pod, destination: &Address) -> Route {
+    /// The index of `lo` in every network namespace.
+    const LOOPBACK: u32 = 1;
     // SAFETY: the verifier knows `sk` as a socket.
-    if unsafe { (*sk).bound_dev_if } == 0 {
-        return true;
+    let device = unsafe { (*sk).bound_dev_if };
+    if device == 0 || device == LOOPBACK {
+        return Route::Loopback;
     }
     let mut no_name = [0_u8; 4];
     // SAFETY: the helper takes the context and reads as many bytes as it is told.
     let result = unsafe {
         bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTODEVICE, no_name.as_mut_ptr().cast(), no_name.len() as i32)
     };
-    result == 0
+    if result == 0 {
+        return Route::Loopback;
+    }
+    // The kernel asks the process for CAP_NET_RAW to unbind, but not to bind.
+    let (own, own_device) =
+        if destination.is_ipv4() { (pod.ipv4, pod.ipv4_device) } else { (pod.ipv6, pod.ipv6_device) };
+    if device == own_device { Route::Own(own) } else { Route::None }
 }
 
 /// Makes `getsockname` show the pod's address instead of loopback, unless the application has chosen one itself.
@@ -188,7 +208,10 @@ fn is_bound_ipv6(sk: *mut bpf_sock) -> bool {
     // SAFETY: the verifier knows `sk` as a socket; it is read word by word.
     unsafe {
         let words = addr_of!((*sk).src_ip6).cast::<u32>();
-        words.read_volatile() | words.add(1).read_volatile() | words.add(2).read_volatile() | words.add(3).read_volatile()
+        words.read_volatile()
+            | words.add(1).read_volatile()
+            | words.add(2).read_volatile()
+            | words.add(3).read_volatile()
             != 0
     }
 }

@@ -48,7 +48,7 @@ fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     let published = Published { address: socket.address, port: u32::from(socket.port) };
     if !maps::publish(&tuple, &published) {
         // Nothing was published, so that the pod's `steer` refuses the SYN.
-        warn!(ctx, "refused: too many connections are waiting to be accepted; one of netns {}", tuple.netns);
+        warn!(ctx, "refused: no memory to publish a connection of netns {}", tuple.netns);
         return;
     }
     socket.published = 1;
@@ -84,7 +84,7 @@ fn changed(ctx: &SockOpsContext, sk: *mut bpf_sock) {
 fn announced(ctx: &SockOpsContext, ends: &Ends, socket: &Socket) -> Option<Tuple> {
     let (netns, direction) = if socket.role == Role::Captured as u16 {
         // A socket whose capture was long ago, and that connects elsewhere now that its pod is not captured.
-        if !ends.remote.is_capture_destination(ends.remote_port) {
+        if !ends.remote.can_be_captured(ends.remote_port, &ends.local) {
             return None;
         }
         (netns(ctx), Direction::Outbound)
@@ -108,7 +108,7 @@ fn announced(ctx: &SockOpsContext, ends: &Ends, socket: &Socket) -> Option<Tuple
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     let ends = Ends::of(ctx);
-    let direction = if ends.local.is_capture_destination(ends.local_port) {
+    let direction = if ends.local.can_be_captured(ends.local_port, &ends.remote) {
         Direction::Outbound
     } else if ends.remote.is_inbound_source() {
         Direction::Inbound

@@ -18,10 +18,10 @@ mod maps;
 mod peer;
 mod steer;
 
-/// Some helpers are for GPL-compatible programs only; the kernel reads the licence from this section.
+/// The kernel reads the licence from this section. No helper that is for programs under the GPL alone is called.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

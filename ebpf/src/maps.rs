@@ -29,9 +29,10 @@ static RANGES: LpmTrie<Address, u32, 65536> = LpmTrie::new();
 #[btf_map]
 static OUTSIDE: LruHashMap<Address, u32, 16384> = LruHashMap::new();
 
-/// Connections between `connect` and `accept`.
+/// Connections between `connect` and `accept`. When a pod fills it with connections that never come about, the oldest
+/// are given up, which are its own: those of others live for microseconds.
 #[btf_map]
-static TUPLES: HashMap<Tuple, Published, TUPLE_COUNT, ON_DEMAND> = HashMap::new();
+static TUPLES: LruHashMap<Tuple, Published, TUPLE_COUNT> = LruHashMap::new();
 
 /// What is remembered of each socket.
 #[btf_map]
@@ -68,7 +69,7 @@ pub fn listeners() -> &'static SockHash<Listener, 65536> {
     &LISTENERS
 }
 
-/// Publishes what the accepting end of a connection needs. False when there is no room.
+/// Publishes what the accepting end of a connection needs. False when there is no memory.
 #[inline(always)]
 pub fn publish(tuple: &Tuple, published: &Published) -> bool {
     // An entry of the same tuple can only be what an earlier connection left: overwrite it.
@@ -77,9 +78,9 @@ pub fn publish(tuple: &Tuple, published: &Published) -> bool {
 
 /// What was published under the tuple.
 #[inline(always)]
-pub fn published(tuple: &Tuple) -> Option<Published> {
+pub fn published(tuple: &Tuple) -> Option<&'static Published> {
     // SAFETY: a value is written before its socket sends the SYN, and read only after that has arrived.
-    unsafe { TUPLES.get(tuple) }.copied()
+    unsafe { TUPLES.get(tuple) }
 }
 
 #[inline(always)]
@@ -119,8 +120,14 @@ pub fn remember(sk: *mut bpf_sock, mut socket: Socket) -> bool {
     };
     match stored {
         Some(stored) => {
-            // The socket may have had one already, from an earlier `connect`.
-            *stored = socket;
+            // The socket may have had one already, from an earlier `connect`. A plain assignment becomes a call that
+            // copies byte by byte.
+            let from = core::ptr::from_ref(&socket).cast::<u64>();
+            let to = core::ptr::from_mut(stored).cast::<u64>();
+            for word in 0..size_of::<Socket>() / 8 {
+                // SAFETY: both are as long as a `Socket`, which is aligned to and made of whole words.
+                unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
+            }
             true
         }
         None => false,

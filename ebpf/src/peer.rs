@@ -11,7 +11,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use weft_common::{Address, Role, Socket};
+use weft_common::{Address, Role, Socket, ports};
 
 use crate::maps;
 
@@ -37,7 +37,7 @@ fn peer_name<const IPV6: bool>(ctx: &SockAddrContext) -> i32 {
     let (protocol, sk) = unsafe { ((*addr).protocol, (*addr).__bindgen_anon_1.sk) };
     let (peer, port) = peer::<IPV6>(addr);
     if protocol == IPPROTO_MPTCP {
-        if peer.is_capture_destination(port) {
+        if peer.is_capture_destination(port) || port == ports::OUTBOUND {
             of_subflow::<IPV6>(ctx, sk, &peer, port);
         }
     } else if let Some(socket) = maps::remembered(sk) {
@@ -50,7 +50,7 @@ fn peer_name<const IPV6: bool>(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn answer<const IPV6: bool>(addr: *mut bpf_sock_addr, socket: &Socket, peer: &Address, port: u16) {
     let is_current = if socket.role == Role::Captured as u16 {
-        peer.is_capture_destination(port)
+        peer.is_capture_destination(port) || port == ports::OUTBOUND
     } else if socket.role == Role::Served as u16 {
         peer.is_inbound_source() || !peer.is_ipv4()
     } else {

@@ -5,11 +5,11 @@
 
 use core::ptr::{addr_of, addr_of_mut};
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, bpf_sk_lookup};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
-use aya_ebpf::Global;
 use aya_log_ebpf::{debug, warn};
 use weft_common::{Address, Direction, Listener, ListenerKind, POD_ADDRESSES, Tuple, ports};
 
@@ -67,6 +67,9 @@ pub fn weft_steer(ctx: SkLookupContext) -> u32 {
     if ends.remote.is_inbound_source() {
         // The application would take the agent's address for its client's.
         return if maps::is_published(&tuple(Direction::Inbound)) { SK_PASS } else { SK_DROP };
+    }
+    if ends.local.can_be_captured(ends.local_port, &ends.remote) && maps::is_published(&tuple(Direction::Outbound)) {
+        return assign(&ctx, netns, ListenerKind::Outbound, &ends);
     }
     if ends.remote.is_loopback() || is_own(&ends.remote) {
         return SK_PASS;

@@ -131,10 +131,10 @@ fn an_address_is_reused_by_the_next_pod_at_once() -> Result<()> {
         client.connect(pod.at(80))?;
         client.connect(pod.at6(80))?;
         ensure!(start.elapsed() < Duration::from_millis(500), "round {round} took {:?}", start.elapsed());
-        assert_eq!(world.config().path().join("pod-default-server.yaml").exists(), true);
+        assert!(world.config().path().join("pod-default-server.yaml").exists());
         drop(server);
         drop(pod);
-        assert_eq!(world.config().path().join("pod-default-server.yaml").exists(), false);
+        assert!(!world.config().path().join("pod-default-server.yaml").exists());
     }
     Ok(())
 }

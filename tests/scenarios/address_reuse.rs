@@ -1,6 +1,6 @@
 //! An address that is given to another pod never leads to the old pod's tunnel.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use weft_tests::PodSpec;
 use weft_tests::server::Behaviour;
 
@@ -22,7 +22,7 @@ fn a_destinations_address_given_to_another_identity_gets_a_new_tunnel() -> Resul
     let _echo = serve(&new, 8080, Behaviour::Echo)?;
     pair.agent_b.wait_enrolled(&new)?;
     pair.agent_a.wait_for_protocol(&new, "hbone")?;
-    open.wait_for_reset()?;
+    open.wait_for_end().context("the old pod's connection")?;
     eventually_answered(&pair.client, new.at(8080))?;
     let new_identity = new.identity();
     let mut fresh = Conversation::open(&pair.client, new.at(8080))?;

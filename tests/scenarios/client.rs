@@ -142,6 +142,15 @@ impl Conversation {
         }
     }
 
+    /// Waits until the other side has ended it, one way or the other.
+    pub(crate) fn wait_for_end(&mut self) -> Result<()> {
+        match self.0.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+            other => anyhow::bail!("expected an end, got {other:?}"),
+        }
+    }
+
     /// Ends it from this side and reads the other's end.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.0.shutdown(Shutdown::Write)?;

@@ -154,7 +154,7 @@ fn wrong_arguments_are_refused_with_what_to_do() -> Result<()> {
         Ok(())
     };
     refused(&["agent", "--config", "/nowhere", "--node", "x"], &["/nowhere"])?;
-    refused(&["agent", "--admin", "0.0.0.0:1"], &["loopback"])?;
+    refused(&["agent", "--admin", "0.0.0.0:1"], &["--admin", "127.0.0.1"])?;
     refused(&["agent", "--workers", "0"], &["workers"])?;
     refused(&["status", "--state-dir", "/nowhere"], &["/nowhere"])?;
     let help = weft(&host, &["agent", "--help"])?.success()?;

@@ -17,7 +17,6 @@ const fn case(rule: &'static str, matches: bool) -> Case {
 
 const SOURCE: &[Case] = &[
     case("principals: [\"cluster.local/ns/shop/sa/client\"]", true),
-    case("principals: [\"spiffe://cluster.local/ns/shop/sa/client\"]", false),
     case("principals: [\"cluster.local/ns/shop/sa/clien\"]", false),
     case("principals: [\"cluster.local/ns/shop/*\"]", true),
     case("principals: [\"*/sa/client\"]", true),

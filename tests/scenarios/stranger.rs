@@ -182,10 +182,10 @@ impl Stranger {
         }))
     }
 
-    /// Waits until the agent ends the connection.
+    /// Waits until the agent takes no new streams on this connection.
     ///
     /// # Errors
-    /// It does not within ten seconds.
+    /// It still does after ten seconds.
     pub(crate) fn wait_until_closed(&mut self) -> Result<()> {
         let Self { runtime, requests, .. } = self;
         runtime.block_on(within(async {

@@ -129,7 +129,7 @@ impl AgentOptions {
     /// # Errors
     /// There is no binary.
     pub fn start_unready(self) -> Result<Agent> {
-        let journal = Journal::default();
+        let journal = Journal::File(self.log_file().into());
         self.shared.journals.lock().expect("no journal panics").push((self.label.clone(), journal.clone()));
         let process = self.spawn(&journal)?;
         Ok(Agent { options: self, process, journal })
@@ -138,6 +138,11 @@ impl AgentOptions {
     /// The folder of the agent's state and of its Unix socket.
     pub fn state_folder(&self) -> PathBuf {
         self.shared.folder.join(format!("state-{}", self.label))
+    }
+
+    /// The file that its log and its access log are appended to.
+    pub fn log_file(&self) -> PathBuf {
+        self.shared.folder.join(format!("agent-{}.log", self.label))
     }
 
     /// The folder in bpffs where it pins its links and maps.
@@ -187,6 +192,11 @@ impl Agent {
     /// The folder in bpffs where it pins its links and maps.
     pub fn pins(&self) -> PathBuf {
         self.options.pins()
+    }
+
+    /// The file that its log and its access log are appended to.
+    pub fn log_file(&self) -> PathBuf {
+        self.options.log_file()
     }
 
     /// Everything it has logged, over all its starts.
@@ -336,13 +346,15 @@ impl Agent {
         Process::spawn(command)?.finish_within(Duration::from_secs(30))
     }
 
-    /// Runs an operator's command with `-o json` and parses what it prints.
+    /// Runs an operator's command with `-o json` and parses what it prints. (`weft status` says by its exit code that
+    /// something is wrong, and prints what all the same.)
     ///
     /// # Errors
-    /// It failed, or did not print JSON.
+    /// It did not print JSON.
     pub fn json(&self, command: &str) -> Result<Value> {
-        let printed = self.cli(&[command, "-o", "json"])?.success()?;
-        serde_json::from_str(&printed).with_context(|| format!("weft {command} -o json printed {printed:?}"))
+        let finished = self.cli(&[command, "-o", "json"])?;
+        serde_json::from_str(&finished.stdout)
+            .with_context(|| format!("weft {command} -o json: {}{}", finished.stdout, finished.stderr))
     }
 
     /// Its resident memory in bytes.

@@ -40,7 +40,7 @@ pub mod pattern;
 pub mod server;
 
 mod nginx;
-pub use nginx::nginx;
+pub use nginx::{Nginx, nginx};
 
 pub mod tap;
 
@@ -59,4 +59,4 @@ pub use cgroup::Cgroup;
 mod ip;
 
 mod sweep;
-pub use sweep::{remove_worlds_of_this_process, stale_leftovers, sweep_on_interrupt};
+pub use sweep::{remove_kept_worlds, remove_worlds_of_this_process, stale_leftovers, sweep_on_interrupt};

@@ -1,7 +1,7 @@
 //! A real web server in a pod.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -9,14 +9,33 @@ use crate::pod::Pod;
 use crate::process::Process;
 use crate::wait::eventually;
 
-/// Serves `root` with nginx on a port of all addresses of a pod, taking uploads by PUT, and waits until it answers. Its
-/// access log goes to standard output, a line for each request, with the client's address first.
+/// A running nginx.
+#[derive(Debug)]
+pub struct Nginx {
+    process: Process,
+    log: PathBuf,
+}
+
+impl Nginx {
+    /// What it has logged: a line for each request that is complete, with the client's address and port first.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// Serves `root` with nginx on a port of all addresses of a pod, taking uploads by PUT, and waits until it answers.
 ///
 /// # Errors
 /// nginx is not installed (Debian: `nginx-light`), or does not come up.
-pub fn nginx(pod: &Pod, port: u16, root: &Path) -> Result<Process> {
+pub fn nginx(pod: &Pod, port: u16, root: &Path) -> Result<Nginx> {
     let work = pod.folder()?.join(format!("nginx-{port}"));
     fs::create_dir_all(&work)?;
+    let log = work.join("access.log");
     let configuration = format!(
         "daemon off;
 user root;
@@ -26,7 +45,7 @@ error_log stderr;
 events {{ worker_connections 4096; }}
 http {{
     log_format plain '$remote_addr:$remote_port \"$request\" $status $body_bytes_sent';
-    access_log /dev/stdout plain;
+    access_log {log} plain;
     client_max_body_size 0;
     client_body_temp_path {work}/body;
     proxy_temp_path {work}/proxy;
@@ -41,16 +60,19 @@ http {{
 }}
 ",
         work = work.display(),
+        log = log.display(),
         root = root.display(),
     );
     let file = work.join("nginx.conf");
     fs::write(&file, configuration).with_context(|| format!("writing {}", file.display()))?;
-    let mut nginx = pod
-        .spawn(&["nginx", "-c", &file.to_string_lossy(), "-e", "stderr"])
-        .context("is nginx installed (Debian: nginx-light)?")?;
+    let mut command = pod.command("nginx")?;
+    command.arg("-c").arg(&file).args(["-e", "stderr"]);
+    let errors = work.join("errors.log");
+    let mut process =
+        Process::spawn_logging_to(command, &errors).context("is nginx installed (Debian: nginx-light)?")?;
     eventually(&format!("nginx of {} listens", pod.name()), || {
-        anyhow::ensure!(nginx.is_running()?, "nginx ended: {}", nginx.stderr());
+        anyhow::ensure!(process.is_running()?, "nginx ended: {}", process.stderr());
         Ok(pod.listens_on(port)?.then_some(()))
     })?;
-    Ok(nginx)
+    Ok(Nginx { process, log })
 }

@@ -1,7 +1,9 @@
 //! Child processes whose output is kept, and which do not outlive their owner.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek as _, SeekFrom};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -23,8 +25,19 @@ pub struct Process {
 }
 
 /// What a program has written so far; clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Journal(Arc<Mutex<Vec<u8>>>);
+#[derive(Debug, Clone)]
+pub(crate) enum Journal {
+    /// Kept in memory, by a thread that reads a pipe.
+    Memory(Arc<Mutex<Vec<u8>>>),
+    /// Appended to a file, which goes on when this process is gone.
+    File(Arc<Path>),
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::Memory(Arc::default())
+    }
+}
 
 /// How a program ended and what it wrote.
 #[derive(Debug, Clone)]
@@ -49,15 +62,27 @@ impl Process {
         Self::spawn_into(command, Journal::default(), Journal::default())
     }
 
+    /// [`spawn`](Self::spawn) with its output, both standard output and error, appended to a file.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn), or the file cannot be opened.
+    pub fn spawn_logging_to(command: Command, file: &Path) -> Result<Self> {
+        let journal = Journal::File(file.into());
+        Self::spawn_into(command, journal.clone(), journal)
+    }
+
     /// [`spawn`](Self::spawn) with given places for what it writes, which may be one and the same.
     pub(crate) fn spawn_into(mut command: Command, stdout: Journal, stderr: Journal) -> Result<Self> {
         let name = command_line(&command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(stdout.end()?).stderr(stderr.end()?);
         let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
-        let readers = vec![
-            keep(child.stdout.take().expect("stdout is piped"), stdout.clone()),
-            keep(child.stderr.take().expect("stderr is piped"), stderr.clone()),
-        ];
+        let mut readers = Vec::new();
+        if let (Some(pipe), Journal::Memory(bytes)) = (child.stdout.take(), &stdout) {
+            readers.push(keep(pipe, Arc::clone(bytes)));
+        }
+        if let (Some(pipe), Journal::Memory(bytes)) = (child.stderr.take(), &stderr) {
+            readers.push(keep(pipe, Arc::clone(bytes)));
+        }
         Ok(Self { name, child, stdout, stderr, readers })
     }
 
@@ -155,18 +180,45 @@ impl Drop for Process {
 }
 
 impl Journal {
+    /// What a program writes into.
+    fn end(&self) -> Result<Stdio> {
+        Ok(match self {
+            Self::Memory(_) => Stdio::piped(),
+            Self::File(path) => {
+                let file = File::options().create(true).append(true).open(path);
+                file.with_context(|| format!("opening {}", path.display()))?.into()
+            }
+        })
+    }
+
     pub(crate) fn text(&self) -> String {
         self.text_from(0)
     }
 
     /// What was written after the first `start` bytes.
     pub(crate) fn text_from(&self, start: usize) -> String {
-        let bytes = self.0.lock().expect("no reader panics");
-        String::from_utf8_lossy(&bytes[start.min(bytes.len())..]).into_owned()
+        let read = |path: &Path| -> io::Result<Vec<u8>> {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(start as u64))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match self {
+            Self::Memory(bytes) => {
+                let bytes = bytes.lock().expect("no reader panics");
+                String::from_utf8_lossy(&bytes[start.min(bytes.len())..]).into_owned()
+            }
+            // Before the program has started there is no file.
+            Self::File(path) => String::from_utf8_lossy(&read(path).unwrap_or_default()).into_owned(),
+        }
     }
 
     pub(crate) fn length(&self) -> usize {
-        self.0.lock().expect("no reader panics").len()
+        match self {
+            Self::Memory(bytes) => bytes.lock().expect("no reader panics").len(),
+            Self::File(path) => path.metadata().map_or(0, |metadata| metadata.len() as usize),
+        }
     }
 }
 
@@ -197,11 +249,11 @@ fn command_line(command: &Command) -> String {
     line
 }
 
-fn keep(mut from: impl Read + Send + 'static, into: Journal) -> JoinHandle<()> {
+fn keep(mut from: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 8192];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
-            into.0.lock().expect("no reader panics").extend_from_slice(&buffer[..length]);
+            into.lock().expect("no reader panics").extend_from_slice(&buffer[..length]);
         }
     })
 }

@@ -17,6 +17,9 @@ pub(crate) const PINS: &str = "/sys/fs/bpf/weft";
 
 const PREFIX: &str = "weft-";
 
+/// The file in a world's folder that tells not to sweep it up.
+const KEPT: &str = "kept";
+
 /// The name of the `n`th world of this process.
 pub(crate) fn world_name(n: u32) -> String {
     format!("{PREFIX}{}-{n}", process::id())
@@ -61,10 +64,27 @@ pub(crate) fn remove_stale_worlds() {
     ONCE.call_once(|| stale_leftovers().iter().for_each(|world| remove_world(world)));
 }
 
-/// The worlds whose process is gone, by name.
+/// The worlds whose process is gone, by name, but for those that were to be kept.
 pub fn stale_leftovers() -> Vec<String> {
-    let is_stale = |world: &String| owner(world).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+    let is_stale = |world: &String| {
+        !is_kept(world) && owner(world).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    };
     worlds().into_iter().filter(is_stale).collect()
+}
+
+/// Removes the worlds of ended processes that were to be kept; returns how many there were.
+pub fn remove_kept_worlds() -> usize {
+    let kept: Vec<String> = worlds().into_iter().filter(|world| is_kept(world)).collect();
+    kept.iter().for_each(|world| remove_world(world));
+    kept.len()
+}
+
+pub(crate) fn mark_kept(world: &str) -> Result<()> {
+    Ok(fs::write(world_folder(world).join(KEPT), "")?)
+}
+
+fn is_kept(world: &str) -> bool {
+    world_folder(world).join(KEPT).exists()
 }
 
 /// From now on SIGINT and SIGTERM remove all worlds of this process and end it with status 130. Call it first in `main`:

@@ -114,6 +114,15 @@ impl World {
         self.shared.folder.join("ca")
     }
 
+    /// Leaves everything as it is when this process ends, until [`remove_kept_worlds`](crate::remove_kept_worlds): whoever
+    /// calls this then forgets ([`std::mem::forget`]) what would remove itself when it is dropped.
+    ///
+    /// # Errors
+    /// The mark that tells other processes cannot be written.
+    pub fn keep(&self) -> Result<()> {
+        sweep::mark_kept(&self.shared.name)
+    }
+
     /// Adds a node. Its full name, unique on this machine, is [`Node::name`].
     ///
     /// # Errors
@@ -190,7 +199,6 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        sweep::remove_world(&self.shared.name);
         if self.options.shows_logs {
             for (agent, journal) in self.shared.journals.lock().expect("no journal panics").iter() {
                 let text = journal.text();
@@ -199,6 +207,7 @@ impl Drop for World {
                 lines[lines.len().saturating_sub(LOG_TAIL)..].iter().for_each(|line| println!("{line}"));
             }
         }
+        sweep::remove_world(&self.shared.name);
     }
 }
 

@@ -11,10 +11,12 @@ use crate::workspace;
 /// Trees of their own beside the workspace.
 const APART: &[&str] = &["ebpf/Cargo.toml", "tests/fuzz/Cargo.toml"];
 
+type Check = fn() -> Result<()>;
+
 /// `cargo xtask lint`
 pub(crate) fn run() -> Result<()> {
     setup::for_lint()?;
-    let checks: [(&str, fn() -> Result<()>); 4] =
+    let checks: [(&str, Check); 4] =
         [("formatting", formatting), ("clippy", clippy), ("the eBPF programs", ebpf), ("dependencies", dependencies)];
     // All of them, so that one run shows every mistake.
     let mut failed = Vec::new();

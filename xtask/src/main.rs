@@ -2,12 +2,12 @@
 //!
 //! Each command does its own set-up, says what it installs and why, and is quick when there is nothing to do.
 
-mod setup;
 mod build;
-mod lint;
-mod test;
 mod demo;
+mod lint;
 mod progress;
+mod setup;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
 //! What a fresh Debian or Ubuntu machine with rustup, git and a C compiler still lacks.
 
-mod packages;
-mod toolchain;
 mod components;
 mod kernel;
+mod packages;
+mod toolchain;
 
 use anyhow::Result;
 

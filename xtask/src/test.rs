@@ -169,7 +169,8 @@ impl Totals {
 
     /// Counts the summary of cargo's test runner or of h2spec.
     fn count(&mut self, line: &str) {
-        let Some(summary) = line.strip_prefix("test result: ").or_else(|| line.contains(" tests, ").then_some(line)) else {
+        let Some(summary) = line.strip_prefix("test result: ").or_else(|| line.contains(" tests, ").then_some(line))
+        else {
             return;
         };
         for part in summary.split([';', ',', '.']) {

@@ -16,7 +16,9 @@ pub(super) fn attach_hooks(programs: &[OwnedFd], cgroup: &File, links: &Path) ->
         put(program.as_fd(), cgroup.as_fd(), hook.attach_type, &links.join(hook.program)).map_err(|error| {
             // Flags that forbid others to stand beside a program give this error and no other.
             match exclusive(cgroup, hook) {
-                Some(others) if error.errno() == libc::EPERM => CaptureError::ForeignProgram { hook: hook.name, others },
+                Some(others) if error.errno() == libc::EPERM => {
+                    CaptureError::ForeignProgram { hook: hook.name, others }
+                }
                 _ => error.into(),
             }
         })?;
@@ -36,7 +38,9 @@ pub(super) fn detach(pin: &Path) -> Result<bool, KernelError> {
     };
     match kernel::link_detach(link.as_fd()) {
         // What it was attached to is gone.
-        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(error).on("LINK_DETACH", pin.display()),
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+            return Err(error).on("LINK_DETACH", pin.display());
+        }
         _ => {}
     }
     fs::remove_file(pin).on("unlink", pin.display())?;

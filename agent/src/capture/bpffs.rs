@@ -79,9 +79,11 @@ impl NodeFolder {
         ensure_host_bpffs(bpf_dir)?;
         let pins = Pins::at(&self.layout());
         for folder in [&pins.maps, &pins.links, &pins.pods] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| {
-                CaptureError::Bpffs(format!("making the folder {}: {source}", folder.display()))
-            })?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(|source| CaptureError::Bpffs(format!("making the folder {}: {source}", folder.display())))?;
         }
         Ok(pins)
     }
@@ -219,8 +221,9 @@ fn is_hosts(path: &Path) -> io::Result<bool> {
     }
     // The host's processes cannot be seen. What comes from outside receives the host's mounts (HostToContainer); what
     // was mounted in here belongs to no group of mounts.
-    Ok(mount_of_device(&fs::read_to_string("/proc/self/mountinfo")?, own)
-        .is_some_and(|options| options.iter().any(|option| option.starts_with("master:") || option.starts_with("shared:"))))
+    Ok(mount_of_device(&fs::read_to_string("/proc/self/mountinfo")?, own).is_some_and(|options| {
+        options.iter().any(|option| option.starts_with("master:") || option.starts_with("shared:"))
+    }))
 }
 
 /// The optional fields of the mount with this device, from `/proc/self/mountinfo` (proc(5)).

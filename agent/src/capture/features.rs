@@ -79,7 +79,8 @@ fn cgroup_mount(mountinfo: &str) -> Option<PathBuf> {
         let (mount, kind) = line.split_once(" - ")?;
         // A mount of a part of the hierarchy is not its root.
         let mut fields = mount.split(' ').skip(3);
-        (kind.starts_with("cgroup2 ") && fields.next()? == "/").then(|| fields.next().map(|path| Path::new(path).into()))?
+        (kind.starts_with("cgroup2 ") && fields.next()? == "/")
+            .then(|| fields.next().map(|path| Path::new(path).into()))?
     })
 }
 

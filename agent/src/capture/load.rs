@@ -27,14 +27,21 @@ pub(super) struct Loader {
 impl Loader {
     /// Reads `bytes`, sets the constants, and opens or makes the maps. Those named in `pinned` are shared by all
     /// programs, by way of `folder`; the others (constants, counters) belong to the programs that this loader loads.
-    pub(super) fn new(bytes: &[u8], globals: &[Global<'_>], folder: &Path, pinned: &[&str]) -> Result<Self, CaptureError> {
+    pub(super) fn new(
+        bytes: &[u8],
+        globals: &[Global<'_>],
+        folder: &Path,
+        pinned: &[&str],
+    ) -> Result<Self, CaptureError> {
         let mut object = aya_obj::Object::parse(bytes).map_err(unreadable)?;
         let globals: HashMap<_, _> = globals.iter().map(|(name, bytes)| (*name, (*bytes, true))).collect();
         object.patch_map_data(globals).map_err(unreadable)?;
 
         let features = aya::features();
         let types = match features.btf() {
-            Some(features) => object.fixup_and_sanitize_btf(features).map_err(unreadable)?.map(aya_obj::btf::Btf::to_bytes),
+            Some(features) => {
+                object.fixup_and_sanitize_btf(features).map_err(unreadable)?.map(aya_obj::btf::Btf::to_bytes)
+            }
             None => None,
         };
         let types = types.ok_or_else(|| CaptureError::Missing(vec!["BTF in the kernel (Linux 4.18)".into()]))?;

@@ -50,7 +50,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// Opens the map that is pinned as `name` in `folder`.
     pub(super) fn open(folder: &Path, name: &'static str) -> Result<Self, CaptureError> {
         let path = folder.join(name);
-        let fd = kernel::pinned(&path)?.ok_or_else(|| CaptureError::Layout(format!("{} is missing", path.display())))?;
+        let fd =
+            kernel::pinned(&path)?.ok_or_else(|| CaptureError::Layout(format!("{} is missing", path.display())))?;
         let info = kernel::map_info(fd.as_fd()).on("OBJ_GET_INFO_BY_FD", name)?;
         if info.key_size as usize != size_of::<K>() || info.value_size as usize != size_of::<V>() {
             return Err(CaptureError::Layout(format!(

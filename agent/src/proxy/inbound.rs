@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_hbone::{Authority, Connection, ErrorCode, Forwarded, Request, StreamId};
-use weft_model::{Denial, Peer, Snapshot, Verdict};
+use weft_model::{Denial, Peer, Service, Snapshot, Verdict, Workload};
 
 use super::flow::{Flow, Link};
 use super::pod::Pod;
@@ -101,6 +101,7 @@ impl Worker {
             return Err(Failure::denied(format!("the pod {} is not in the configuration any more", pod.uid)));
         };
         record.destination = Some(workload.clone());
+        record.service = service_behind(&snapshot, workload, destination.port());
         record.source = snapshot.workload_by_address(record.client.ip()).cloned();
         let peer = Peer { identity: record.peer.as_ref(), source: record.client.ip(), destination };
         match snapshot.authorize(workload, &peer) {
@@ -139,11 +140,11 @@ impl Worker {
         let client = client_address(peer_address, request.forwarded.as_deref());
         let mut record = Record::inbound(client, destination, Some(peer), self.now);
         record.set_tunnel(peer_address);
-        let destination_is_ours = destination.ip() == dialled || pod.addresses.contains(&destination.ip());
-        let judged = if destination_is_ours {
+        // What was dialled is what the identity was proved for: another address of the pod is not it.
+        let judged = if destination.ip() == dialled {
             self.judge(&pod, &mut record)
         } else {
-            Err(Failure::misdirected(format!("{destination} is not an address of the pod that was dialled, {dialled}")))
+            Err(Failure::misdirected(format!("{destination} is not the address that was dialled, {dialled}")))
         };
         if let Err(failure) = judged {
             self.answer(key, stream, failure.status());
@@ -223,6 +224,15 @@ impl Worker {
         };
         self.abort_flow(key, Failure::unreachable(reason));
     }
+}
+
+/// The service through which the client came, as far as the pod's side can tell: the first one that leads to this port.
+fn service_behind(snapshot: &Snapshot, workload: &Workload, port: u16) -> Option<Arc<Service>> {
+    let leads_here = |membership: &&weft_model::Membership| {
+        membership.ports.iter().any(|mapping| mapping.target_port == port)
+    };
+    let membership = workload.services.iter().find(leads_here)?;
+    snapshot.service(&membership.service).cloned()
 }
 
 /// The client's own address. The peer's address counts; of what it says only the port is taken, since the connection's

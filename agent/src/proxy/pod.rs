@@ -29,18 +29,22 @@ pub struct Pod {
 impl Pod {
     /// A socket to another node or to a destination outside the mesh, recognised as the agent's.
     pub(super) fn outward_socket(&self, origin: &dyn Origin, to: IpAddr) -> io::Result<Socket> {
-        self.socket(origin, to, None)
+        let socket = self.socket(origin, to, None)?;
+        socket::tune(socket.as_fd())?;
+        Ok(socket)
     }
 
     /// A socket to the pod's own application, which shall see `client` as its peer.
     pub(super) fn application_socket(&self, origin: &dyn Origin, to: IpAddr, client: SocketAddr) -> io::Result<Socket> {
-        self.socket(origin, to, Some(client))
+        let socket = self.socket(origin, to, Some(client))?;
+        // No keepalive: the other end is on this host, and its kernel says when it dies.
+        socket::set_no_delay(socket.as_fd())?;
+        Ok(socket)
     }
 
     fn socket(&self, origin: &dyn Origin, to: IpAddr, client: Option<SocketAddr>) -> io::Result<Socket> {
         let fd = self.sockets.stream(to.is_ipv6())?;
         let socket = Socket::from_fd(fd);
-        socket::tune(socket.as_fd())?;
         origin.tag_own(socket.as_fd(), client)?;
         Ok(socket)
     }

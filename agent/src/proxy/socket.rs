@@ -149,13 +149,17 @@ impl AsRawFd for Socket {
 ///
 /// Accepted sockets inherit both from their listener.
 pub(super) fn tune(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let socket = SockRef::from(&socket);
-    socket.set_tcp_nodelay(true)?;
+    set_no_delay(socket)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(180))
         .with_interval(Duration::from_secs(180))
         .with_retries(9);
-    socket.set_tcp_keepalive(&keepalive)
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)
+}
+
+/// Bytes leave when they are written.
+pub(super) fn set_no_delay(socket: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_nodelay(true)
 }
 
 fn outcome(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Outcome> {

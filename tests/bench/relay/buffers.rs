@@ -6,7 +6,7 @@ use std::ops::Range;
 pub const SIZE: usize = 256 * 1024;
 
 /// How many are kept while nobody needs them.
-const KEPT: usize = 32;
+const KEPT: usize = 8;
 
 /// Idle buffers. A connection without bytes on their way holds none.
 #[derive(Debug, Default)]

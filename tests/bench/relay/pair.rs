@@ -170,3 +170,91 @@ fn pump(from: &mut Side, to: &mut Side, preamble: &mut Option<Preamble>, buffers
     }
     Ok(from.is_readable && !from.has_ended && to.unsent.is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as StdStream};
+
+    use super::*;
+
+    /// A client's socket and the relay's end of its connection.
+    fn connection() -> (StdStream, Side) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let outer = StdStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        outer.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+        let (inner, _) = listener.accept().expect("a connection was made");
+        inner.set_nonblocking(true).expect("a socket can be non-blocking");
+        (outer, Side::new(TcpStream::from_std(inner)))
+    }
+
+    /// Gives turns as if an event had come for both sockets, until `done`.
+    fn turns(near: &mut Side, far: &mut Side, mut done: impl FnMut(&io::Result<Turn>) -> bool) -> io::Result<Turn> {
+        let mut buffers = Buffers::default();
+        loop {
+            for side in [&mut *near, &mut *far] {
+                side.is_readable = true;
+                side.flush(&mut buffers)?;
+            }
+            let result = turn(near, far, &mut None, &mut buffers);
+            if done(&result) {
+                return result;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn each_direction_ends_for_itself() {
+        let ((mut client, mut near), (mut server, mut far)) = (connection(), connection());
+        let talk = std::thread::spawn(move || {
+            let mut received = String::new();
+            client.write_all(b"ask").expect("open");
+            client.shutdown(Shutdown::Write).expect("open");
+            server.read_to_string(&mut received).expect("ends with the client's FIN");
+            assert_eq!(received, "ask");
+            server.write_all(b"answer").expect("this direction is still open");
+            drop(server);
+            received.clear();
+            client.read_to_string(&mut received).expect("ends with the server's FIN");
+            assert_eq!(received, "answer");
+        });
+        let end = turns(&mut near, &mut far, |result| !matches!(result, Ok(Turn::Wait | Turn::GoOn)));
+        assert_eq!(end.expect("nothing failed"), Turn::Complete);
+        talk.join().expect("both ends saw what they should");
+    }
+
+    #[test]
+    fn what_a_slow_reader_does_not_take_stops_the_sender() {
+        let ((mut client, mut near), (mut server, mut far)) = (connection(), connection());
+        const TOTAL: usize = 64 << 20;
+        let sender = std::thread::spawn(move || client.write_all(&vec![7; TOTAL]).expect("it is read in the end"));
+        let mut waited = 0;
+        let _ = turns(&mut near, &mut far, |_| {
+            waited += 1;
+            waited > 200
+        });
+        assert!(far.unsent.is_some(), "the relay holds one buffer");
+        assert!(!sender.is_finished(), "the rest is with the sender");
+        let reader = std::thread::spawn(move || {
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).expect("ends with FIN");
+            assert!(received.len() == TOTAL && received.iter().all(|byte| *byte == 7));
+        });
+        let _ = turns(&mut near, &mut far, |_| reader.is_finished());
+        sender.join().expect("all was sent");
+        reader.join().expect("all was received");
+    }
+
+    #[test]
+    fn a_reset_is_an_error_of_the_pair() {
+        let ((client, mut near), (server, mut far)) = (connection(), connection());
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("open");
+        drop(client);
+        let end = turns(&mut near, &mut far, |result| result.is_err());
+        assert_eq!(end.expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        far.abort();
+        drop(far);
+        let error = (&server).read(&mut [0; 1]).expect_err("it was reset as well");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+}

@@ -9,6 +9,9 @@ use std::thread;
 
 use anyhow::{Result, bail};
 
+/// Tries one thing; if it fails, what to do about it.
+type Check = fn() -> Result<(), String>;
+
 /// Checks everything, and names all that is missing at once.
 ///
 /// # Errors
@@ -16,9 +19,11 @@ use anyhow::{Result, bail};
 pub(crate) fn check() -> Result<()> {
     // SAFETY: geteuid takes nothing and always succeeds.
     if unsafe { libc::geteuid() } != 0 {
-        bail!("nodes, pods and eBPF programs need root: run this with sudo, as `sudo env PATH=\"$PATH\" cargo xtask …`");
+        bail!(
+            "nodes, pods and eBPF programs need root: run this with sudo, as `sudo env PATH=\"$PATH\" cargo xtask …`"
+        );
     }
-    let checks: [(&str, fn() -> Result<(), String>); 5] = [
+    let checks: [(&str, Check); 5] = [
         ("BTF, the kernel's own types", btf),
         ("eBPF programs of the type sk_lookup", sk_lookup),
         ("cgroup version 2", cgroup),
@@ -40,7 +45,8 @@ fn btf() -> Result<(), String> {
     if Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Ok(());
     }
-    Err("there is no /sys/kernel/btf/vmlinux; take a kernel with CONFIG_DEBUG_INFO_BTF, as Debian and Ubuntu ship".into())
+    Err("there is no /sys/kernel/btf/vmlinux; take a kernel with CONFIG_DEBUG_INFO_BTF, as Debian and Ubuntu ship"
+        .into())
 }
 
 fn cgroup() -> Result<(), String> {

@@ -29,7 +29,11 @@ pub(crate) enum Sign {
 /// For building the agent.
 pub(crate) const BUILD: &[Package] = &[
     Package { name: "gcc", sign: Sign::Program("cc"), purpose: "aws-lc, the cryptography, is written in C" },
-    Package { name: "libc6-dev", sign: Sign::File("/usr/include/stdio.h"), purpose: "aws-lc, the cryptography, is written in C" },
+    Package {
+        name: "libc6-dev",
+        sign: Sign::File("/usr/include/stdio.h"),
+        purpose: "aws-lc, the cryptography, is written in C",
+    },
 ];
 
 /// For nodes, pods, and the programs that run in them.

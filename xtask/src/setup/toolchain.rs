@@ -52,7 +52,8 @@ fn install_compiler() -> Result<PathBuf> {
         rustup.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
         progress::run("installing rustup's nightly", &mut rustup)?;
     }
-    compiler().context("the compiler was installed, but it has no sources of its library: lib/rustlib/src/rust is missing")
+    compiler()
+        .context("the compiler was installed, but it has no sources of its library: lib/rustlib/src/rust is missing")
 }
 
 fn install_linker(compiler: &Path) -> Result<()> {

@@ -7,6 +7,7 @@
 mod decode;
 mod document;
 mod json;
+mod place;
 pub(crate) mod text;
 mod yaml;
 

@@ -1,5 +1,7 @@
 //! What is remembered of streams that are no longer open (RFC 9113, 5.1, "closed").
 
+use crate::frame::is_client_stream;
+
 /// How many of the latest streams are remembered.
 const REMEMBERED: u32 = 2048;
 const PER_WORD: u32 = u64::BITS / 2;
@@ -40,7 +42,7 @@ impl ClosedStreams {
 
     /// A stream is opened. Its number is odd, and higher than any before.
     pub(crate) fn opened(&mut self, id: u32) {
-        debug_assert!(id % 2 == 1 && id > self.highest);
+        debug_assert!(is_client_stream(id) && id > self.highest);
         // Forgets what was remembered in the places of this stream and of those skipped.
         let steps = ((id / 2).saturating_sub(self.highest / 2)).min(REMEMBERED);
         if steps == REMEMBERED {

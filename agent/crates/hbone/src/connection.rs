@@ -450,6 +450,7 @@ impl fmt::Debug for Connection {
             .field("active_streams", &self.active_streams())
             .field("send_window", &self.send_window)
             .field("unreleased", &self.unreleased())
+            .field("granted", &self.growth.granted())
             .field("is_going_away", &self.is_going_away())
             .field("failed", &self.failed)
             .finish_non_exhaustive()

@@ -129,6 +129,10 @@ impl Growth {
         self.unreleased as usize
     }
 
+    pub(crate) fn granted(&self) -> u64 {
+        self.granted
+    }
+
     /// Payload is handed to a reader.
     pub(crate) fn delivered(&mut self, window: &mut ReceiveWindow, length: u32) {
         window.delivered(length);
@@ -272,4 +276,3 @@ impl ConnectionWindow {
         std::mem::take(&mut self.pending)
     }
 }
-

@@ -70,6 +70,11 @@ impl Head {
     }
 }
 
+/// RFC 9113, 5.1.1: clients open streams with odd numbers. Others do not occur here, since nothing is pushed.
+pub(crate) fn is_client_stream(stream: u32) -> bool {
+    stream & 1 == 1
+}
+
 fn push(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let head = Head { length: payload.len() as u32, kind, flags, stream };
     out.extend_from_slice(&head.bytes());

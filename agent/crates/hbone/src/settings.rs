@@ -80,11 +80,9 @@ impl PeerSettings {
             let value = u32::from_be_bytes([a, b, c, e]);
             match u16::from_be_bytes([i, d]) {
                 id::HEADER_TABLE_SIZE => table_size(value),
-                id::ENABLE_PUSH => {
-                    // A server must not announce 1 to a client.
-                    if value > 1 || (value == 1 && peer == Role::Server) {
-                        return error(ErrorCode::PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH has a value it must not have");
-                    }
+                // A server must not announce 1 to a client.
+                id::ENABLE_PUSH if value > 1 || (value == 1 && peer == Role::Server) => {
+                    return error(ErrorCode::PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH has a value it must not have");
                 }
                 id::MAX_CONCURRENT_STREAMS => self.max_concurrent_streams = value,
                 id::INITIAL_WINDOW_SIZE => {

@@ -80,12 +80,20 @@ fn main() {
 
 fn measure(count: u32) -> Vec<(&'static str, String)> {
     let mut rows = vec![("workloads", count.to_string())];
-    let batch = [services(count), policies(count), pods(count, false)].concat();
-    let mut store = Store::new(mesh());
-    let start = Stopwatch::start();
-    let cell = SnapshotCell::new(store.apply(batch).snapshot);
-    rows.push(("load, one batch", format!("{:.1} ms", start.elapsed().as_secs_f64() * 1e3)));
+    // Before any other store has interned the same strings.
     rows.extend(memory(count));
+    let load = || {
+        let mut batch = services(count);
+        batch.extend(policies(count));
+        batch.extend(pods(count, false));
+        let mut store = Store::new(mesh());
+        let start = Stopwatch::start();
+        store.apply(batch);
+        (start.elapsed(), store)
+    };
+    let (time, mut store) = (0..5).map(|_| load()).min_by_key(|(time, _)| *time).expect("there are five");
+    rows.push(("load all in one batch, best of 5", format!("{:.1} ms", time.as_secs_f64() * 1e3)));
+    let cell = SnapshotCell::new(Arc::clone(store.snapshot()));
     rows.push(("publish one changed pod, p50 / p99", publish(&mut store, &cell, count, false)));
     for (is_usual, names) in [
         (
@@ -146,7 +154,7 @@ fn measure(count: u32) -> Vec<(&'static str, String)> {
         let everyone = Service { traffic_distribution: distribution, ..service(EVERYONE) };
         let batch = [pods(count, true), vec![Change::PutService(everyone)]].concat();
         cell.publish(store.apply(batch).snapshot);
-        rows.push((name, self::publish(&mut store, &cell, count, true)));
+        rows.push((name, publish(&mut store, &cell, count, true)));
     }
     rows
 }

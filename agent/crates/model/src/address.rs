@@ -4,9 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// An address as a key, which is compared faster than the address. An IPv4 address and its IPv4-mapped IPv6 form are
-/// the same key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// An address as a key. An IPv4 address and its IPv4-mapped IPv6 form are the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AddressKey {
     high: u64,
     low: u64,

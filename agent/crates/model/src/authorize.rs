@@ -83,6 +83,9 @@ impl Denial {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::ByPolicy { policy } if is_converted(policy) => {
+                write!(f, "clear text is refused: a PeerAuthentication with mode STRICT applies ({policy})")
+            }
             Self::ByPolicy { policy } => write!(f, "denied by the DENY policy {policy}"),
             Self::NotAllowed { policy, others: 0 } => {
                 write!(f, "not allowed by {policy}, the only ALLOW policy that applies")
@@ -98,6 +101,14 @@ impl fmt::Display for Denial {
 }
 
 impl std::error::Error for Denial {}
+
+/// PeerAuthentications travel as DENY policies with names that Istio's control plane gives them: no operator wrote
+/// such a policy, and none would find it.
+fn is_converted(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(_, name)| {
+        name == "istio_converted_static_strict" || name.starts_with("converted_peer_authentication_")
+    })
+}
 
 /// Judges `peer` by all policies that apply to `workload`.
 pub(crate) fn authorize(policies: &Policies, workload: &Workload, peer: &Peer<'_>) -> Verdict {

@@ -10,23 +10,31 @@
 
 #![forbid(unsafe_code)]
 
-mod address;
-pub mod authorize;
-pub mod balance;
-mod endpoints;
-#[cfg(test)]
-mod fixture;
+// What there is.
 pub mod identity;
-mod interner;
-mod policies;
 pub mod policy;
-pub mod publish;
-pub mod resolve;
 pub mod service;
-mod sharded;
+pub mod workload;
+
+// Where it is kept, and how it gets to the workers.
+pub mod publish;
 pub mod snapshot;
 pub mod store;
-pub mod workload;
+
+// What is asked.
+pub mod authorize;
+pub mod balance;
+pub mod resolve;
+
+// What the snapshot is made of.
+mod address;
+mod endpoints;
+mod interner;
+mod policies;
+mod sharded;
+
+#[cfg(test)]
+mod fixture;
 
 pub use authorize::{Denial, Peer, Verdict};
 pub use balance::Balancer;

@@ -1,5 +1,6 @@
 //! The state of the mesh at one moment.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ use crate::workload::Workload;
 /// and one shard of 200 entries, in each of the maps that it falls into.
 const SHARD_BITS: u32 = 9;
 
-/// The state of the mesh at one moment. Immutable; shared as `Arc<Snapshot>`.
-#[derive(Clone, Debug)]
+/// The state of the mesh at one moment. Immutable; shared as `Arc<Snapshot>`. `Debug` shows how much there is of it.
+#[derive(Clone)]
 pub struct Snapshot {
     pub(crate) mesh: Arc<MeshOptions>,
     pub(crate) generation: u64,
@@ -54,6 +55,18 @@ impl Keyed for Arc<Workload> {
 
     fn key(&self) -> &str {
         &self.uid
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("generation", &self.generation)
+            .field("policy_generation", &self.policy_generation)
+            .field("workloads", &self.workloads.len())
+            .field("services", &self.services.len())
+            .field("policies", &self.policies.iter().count())
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,6 +12,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
+
 use crate::address::AddressKey;
 use crate::endpoints::{Placement, ServiceEntry};
 use crate::identity::Identity;
@@ -151,8 +153,8 @@ impl Store {
                 self.next.services.remove(key);
             }
         }
-        touched.sort_unstable();
-        touched.dedup();
+        let mut seen = HashSet::with_capacity(touched.len());
+        touched.retain(|address| seen.insert(*address));
         self.next.generation += 1;
         self.next.policy_generation += u64::from(batch.has_changed_policy);
         self.published = Arc::new(self.next.clone());

@@ -16,11 +16,7 @@ pub struct Backoff {
 impl Backoff {
     /// A back-off whose first pause is at most `first` and whose later ones are at most `ceiling`.
     pub fn new(first: Duration, ceiling: Duration) -> Self {
-        Self {
-            first,
-            ceiling,
-            next: first.min(ceiling),
-        }
+        Self { first, ceiling, next: first.min(ceiling) }
     }
 
     /// The pause before the next attempt.

@@ -47,12 +47,7 @@ impl Default for Tasks {
 impl Tasks {
     /// An owner without tasks.
     pub fn new() -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                shutdown: watch::Sender::new(false),
-                running: Mutex::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner { shutdown: watch::Sender::new(false), running: Mutex::default() }) }
     }
 
     /// Starts `task` under `name`, inside a tracing span that carries the name. Must be called from within a tokio
@@ -70,19 +65,14 @@ impl Tasks {
 
     /// The signal that tells these tasks to end.
     pub fn shutdown(&self) -> Shutdown {
-        Shutdown {
-            receiver: self.inner.shutdown.subscribe(),
-        }
+        Shutdown { receiver: self.inner.shutdown.subscribe() }
     }
 
     /// Tells all tasks to end, waits for them up to `deadline`, then aborts the rest.
     pub async fn drain(&self, deadline: Duration) -> Drained {
         let end = Instant::now() + deadline;
         self.inner.shutdown.send_replace(true);
-        let mut drained = Drained {
-            finished: 0,
-            aborted: Vec::new(),
-        };
+        let mut drained = Drained { finished: 0, aborted: Vec::new() };
         // A task may have started another one before it saw the signal: look until none is left.
         loop {
             let running = std::mem::take(&mut *self.inner.running());
@@ -158,13 +148,7 @@ mod tests {
         });
         tasks.spawn("stubborn", std::future::pending());
         let drained = tasks.drain(Duration::from_secs(5)).await;
-        assert_eq!(
-            drained,
-            Drained {
-                finished: 1,
-                aborted: vec!["stubborn".into()]
-            }
-        );
+        assert_eq!(drained, Drained { finished: 1, aborted: vec!["stubborn".into()] });
     }
 
     #[tokio::test]

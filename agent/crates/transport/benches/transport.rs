@@ -73,10 +73,7 @@ fn identities() -> (Arc<TlsIdentity>, Arc<TlsIdentity>) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let clock = Arc::new(SystemClock);
     let authority = CertificateAuthority::open(directory.path(), "cluster.local", clock.clone()).expect("an authority");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let tasks = Tasks::new();
         let certificates = Certificates::start(Arc::new(authority), CertificateOptions::default(), clock, &tasks)
@@ -84,10 +81,7 @@ fn identities() -> (Arc<TlsIdentity>, Arc<TlsIdentity>) {
         let [web, db] = ["web", "db"].map(identity);
         certificates.want(&web);
         certificates.want(&db);
-        (
-            certificates.ready(&web).await.expect("a certificate"),
-            certificates.ready(&db).await.expect("a certificate"),
-        )
+        (certificates.ready(&web).await.expect("a certificate"), certificates.ready(&db).await.expect("a certificate"))
     })
 }
 
@@ -100,11 +94,8 @@ fn session(web: &TlsIdentity, db: &TlsIdentity) -> (Session, Session) {
     let mut server = db.accept().expect("a valid certificate");
     let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
     let mut advance = |handshake: &mut Handshake, from_client: bool| {
-        let (incoming, outgoing) = if from_client {
-            (&mut to_server, &mut to_client)
-        } else {
-            (&mut to_client, &mut to_server)
-        };
+        let (incoming, outgoing) =
+            if from_client { (&mut to_server, &mut to_client) } else { (&mut to_client, &mut to_server) };
         match handshake.advance(incoming, outgoing).expect("a handshake that works") {
             Progress::Continue => None,
             Progress::Done(session) => Some(session),
@@ -194,25 +185,33 @@ fn cipher(name: &str, algorithm: &'static Algorithm) {
 }
 
 fn memory(web: &TlsIdentity, db: &TlsIdentity) {
-    const SESSIONS: usize = 100;
-    let mut kept = Vec::with_capacity(SESSIONS);
-    let begin = ALLOCATED.load(Ordering::Relaxed);
-    for _ in 0..SESSIONS {
-        kept.push(session(web, db));
-    }
-    let heap = (ALLOCATED.load(Ordering::Relaxed) - begin) / SESSIONS / 2;
+    const PAIRS: usize = 2000;
+    let mut kept = Vec::with_capacity(PAIRS);
+    kept.push(session(web, db));
+    let (heap, resident) = (ALLOCATED.load(Ordering::Relaxed), resident_bytes());
+    kept.extend((1..PAIRS).map(|_| session(web, db)));
+    let sessions = 2 * (PAIRS - 1);
     println!(
-        "a session: {} bytes, and {heap} bytes of Rust's heap (aws-lc's own not counted)",
-        size_of::<Session>()
+        "a session: {} bytes, {} of Rust's heap, {} resident in all",
+        size_of::<Session>(),
+        (ALLOCATED.load(Ordering::Relaxed) - heap) / sessions,
+        (resident_bytes() - resident) / sessions
     );
-    let begin = ALLOCATED.load(Ordering::Relaxed);
+    let heap = ALLOCATED.load(Ordering::Relaxed);
     let handshake = web.connect(vec![identity("db")]).expect("a valid certificate");
     println!(
-        "a handshake that has not begun: {} bytes, and {} of heap",
+        "a handshake that has not begun: {} bytes, {} of Rust's heap",
         size_of::<Handshake>(),
-        ALLOCATED.load(Ordering::Relaxed) - begin
+        ALLOCATED.load(Ordering::Relaxed) - heap
     );
     drop(handshake);
+}
+
+/// Memory of this process: the second field of its `statm`, in pages.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+    let pages = statm.split(' ').nth(1).and_then(|field| field.parse::<usize>().ok());
+    pages.expect("a number of pages") * 4096
 }
 
 fn report(name: &str, work: impl FnMut()) {

@@ -48,12 +48,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When the files cannot be read or written, or do not belong together.
     pub fn open(directory: &Path, trust_domain: &str, clock: Arc<dyn Clock>) -> Result<Self, AuthorityError> {
-        let Root {
-            issuer,
-            not_after,
-            intermediates,
-            roots,
-        } = root::open(directory, trust_domain, clock.now())?;
+        let Root { issuer, not_after, intermediates, roots } = root::open(directory, trust_domain, clock.now())?;
         let authority = Self {
             directory: directory.to_owned(),
             trust_domain: trust_domain.to_owned(),
@@ -63,10 +58,7 @@ impl CertificateAuthority {
             roots,
             clock,
         };
-        authority.check().map_err(|reason| AuthorityError::Unusable {
-            path: directory.to_owned(),
-            reason,
-        })?;
+        authority.check().map_err(|reason| AuthorityError::Unusable { path: directory.to_owned(), reason })?;
         Ok(authority)
     }
 
@@ -80,11 +72,7 @@ impl CertificateAuthority {
             .serialize_request(&key)
             .map_err(|error| error.to_string())?;
         let issued = self
-            .sign(&SigningRequest {
-                identity,
-                request: request.der().clone(),
-                lifetime: BACK_DATED,
-            })
+            .sign(&SigningRequest { identity, request: request.der().clone(), lifetime: BACK_DATED })
             .map_err(|error| error.to_string())?;
         let bundle = TrustBundle::new(issued.roots).map_err(|error| error.to_string())?;
         tls::verify_chain(&bundle, &issued.chain, self.clock.now())
@@ -108,9 +96,7 @@ impl CertificateAuthority {
         let asked = CertificateSigningRequestParams::from_der(&request.request)
             .map_err(|error| SourceError::Refused(format!("the signing request is not usable: {error}")))?;
         if asked.params.subject_alt_names != [uri(identity)?] {
-            return Err(SourceError::Refused(format!(
-                "the signing request is not for {identity} alone"
-            )));
+            return Err(SourceError::Refused(format!("the signing request is not for {identity} alone")));
         }
         let now = self.clock.now();
         let not_after = (now + request.lifetime).min(self.not_after);
@@ -127,19 +113,13 @@ impl CertificateAuthority {
         params.serial_number = Some(random_serial()?);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params
             .signed_by(&asked.public_key, &self.issuer)
             .map_err(|error| SourceError::Failed(format!("signing for {identity}: {error}")))?;
         let mut chain = vec![certificate.der().clone()];
         chain.extend_from_slice(&self.intermediates);
-        Ok(Issued {
-            chain,
-            roots: self.roots.clone(),
-        })
+        Ok(Issued { chain, roots: self.roots.clone() })
     }
 }
 

@@ -89,7 +89,13 @@ impl TrustBundle {
     /// As [`TrustBundle::new`].
     pub fn set_issued(&self, roots: Vec<CertificateDer<'static>>, origin: &str) -> Result<(), BundleError> {
         check_roots(&roots, origin)?;
-        self.change(|parts| parts.issued = roots);
+        self.change(|parts| {
+            // An authority names its roots with each certificate. They are most often the same, and then what was
+            // verified stays verified.
+            let is_news = parts.issued != roots;
+            parts.issued = roots;
+            is_news
+        });
         Ok(())
     }
 
@@ -100,7 +106,10 @@ impl TrustBundle {
     pub fn set_extra(&self, pem: &[u8], path: PathBuf) -> Result<(), BundleError> {
         let roots: Vec<CertificateDer<'static>> = read(pem, &path, "certificate")?;
         check_roots(&roots, &path.display().to_string())?;
-        self.change(|parts| parts.extra = roots);
+        self.change(|parts| {
+            parts.extra = roots;
+            true
+        });
         Ok(())
     }
 
@@ -114,17 +123,20 @@ impl TrustBundle {
             .iter()
             .enumerate()
             .map(|(index, list)| {
-                OwnedCertRevocationList::from_der(list)
-                    .map(CertRevocationList::from)
-                    .map_err(|reason| BundleError::Unusable {
+                OwnedCertRevocationList::from_der(list).map(CertRevocationList::from).map_err(|reason| {
+                    BundleError::Unusable {
                         origin: path.display().to_string(),
                         what: "revocation list",
                         number: index + 1,
                         reason,
-                    })
+                    }
+                })
             })
             .collect::<Result<Arc<[_]>, _>>()?;
-        self.change(|parts| parts.revocation_lists = lists);
+        self.change(|parts| {
+            parts.revocation_lists = lists;
+            true
+        });
         Ok(())
     }
 
@@ -138,9 +150,12 @@ impl TrustBundle {
         self.published.load()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Parts)) {
+    /// Publishes anew if `change` says that something did.
+    fn change(&self, change: impl FnOnce(&mut Parts) -> bool) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut parts);
+        if !change(&mut parts) {
+            return;
+        }
         let mut roots: Vec<&CertificateDer<'static>> = parts.issued.iter().chain(&parts.extra).collect();
         roots.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
         roots.dedup();
@@ -160,15 +175,9 @@ impl TrustBundle {
 fn read<T: PemObject>(pem: &[u8], path: &Path, what: &'static str) -> Result<Vec<T>, BundleError> {
     let objects = T::pem_slice_iter(pem)
         .collect::<Result<Vec<T>, _>>()
-        .map_err(|source| BundleError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|source| BundleError::Read { path: path.to_owned(), source })?;
     if objects.is_empty() {
-        return Err(BundleError::Empty {
-            path: path.to_owned(),
-            what,
-        });
+        return Err(BundleError::Empty { path: path.to_owned(), what });
     }
     Ok(objects)
 }

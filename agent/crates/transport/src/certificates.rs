@@ -175,9 +175,7 @@ impl Certificates {
     /// A workload of `identity` is here. Counted: each call is undone by one [`Certificates::release`].
     pub fn want(&self, identity: &Identity) {
         let mut entries = self.entries();
-        let entry = entries
-            .entry(identity.clone())
-            .or_insert_with(|| Entry::new(self.clock.now()));
+        let entry = entries.entry(identity.clone()).or_insert_with(|| Entry::new(self.clock.now()));
         entry.users += 1;
         if entry.users == 1 {
             self.wanted.notify_one();
@@ -221,10 +219,7 @@ impl Certificates {
                 None => return Err(CertificateError::NotWanted(identity.clone())),
                 Some(entry) => {
                     if let Some(reason) = entry.last_error() {
-                        return Err(CertificateError::Failed {
-                            identity: identity.clone(),
-                            reason: reason.to_owned(),
-                        });
+                        return Err(CertificateError::Failed { identity: identity.clone(), reason: reason.to_owned() });
                     }
                 }
             }
@@ -236,11 +231,7 @@ impl Certificates {
     /// All certificates, in the order of their identities.
     pub fn list(&self) -> Vec<CertificateStatus> {
         let now = self.clock.now();
-        let mut list: Vec<_> = self
-            .entries()
-            .iter()
-            .map(|(identity, entry)| entry.status(identity, now))
-            .collect();
+        let mut list: Vec<_> = self.entries().iter().map(|(identity, entry)| entry.status(identity, now)).collect();
         list.sort_by(|a, b| a.identity.cmp(&b.identity));
         list
     }
@@ -267,10 +258,8 @@ impl Certificates {
     /// Shows the workers what is valid, and tells whoever waits.
     fn publish(&self, entries: &HashMap<Identity, Entry>) {
         let now = self.clock.now();
-        let valid = entries
-            .iter()
-            .filter_map(|(identity, entry)| Some((identity.clone(), entry.valid(now)?)))
-            .collect();
+        let valid =
+            entries.iter().filter_map(|(identity, entry)| Some((identity.clone(), entry.valid(now)?))).collect();
         self.published.store(Arc::new(valid));
         self.changes.send_modify(|generation| *generation += 1);
     }

@@ -5,10 +5,10 @@
 //! HTTP/2, capture or Kubernetes.
 #![forbid(unsafe_code)]
 
-mod source;
 mod authority;
-mod certificates;
 mod bundle;
+mod certificates;
+mod source;
 mod tls;
 
 #[cfg(test)]

@@ -36,17 +36,13 @@ pub(crate) struct TestLeaf {
 
 impl TestRoot {
     pub(crate) fn new(name: &str) -> Self {
-        Self {
-            issuer: CertifiedIssuer::self_signed(Self::params(name), KeyPair::generate().unwrap()).unwrap(),
-        }
+        Self { issuer: CertifiedIssuer::self_signed(Self::params(name), KeyPair::generate().unwrap()).unwrap() }
     }
 
     /// An authority below this one.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        Self {
-            issuer: CertifiedIssuer::signed_by(Self::params(name), key, &self.issuer).unwrap(),
-        }
+        Self { issuer: CertifiedIssuer::signed_by(Self::params(name), key, &self.issuer).unwrap() }
     }
 
     fn params(name: &str) -> CertificateParams {
@@ -74,16 +70,10 @@ impl TestRoot {
     pub(crate) fn leaf(&self, uris: &[&str], not_before: SystemTime, not_after: SystemTime) -> TestLeaf {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = uris
-            .iter()
-            .map(|uri| SanType::URI((*uri).try_into().unwrap()))
-            .collect();
+        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
         params.not_before = not_before.into();
         params.not_after = not_after.into();
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(SerialNumber::from_slice(&[uris.len() as u8 + 1, 2, 3]));
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

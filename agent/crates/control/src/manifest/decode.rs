@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
-use serde::de::{Deserialize, DeserializeOwned};
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::document::{Document, Head, ReadError};
+use super::document::{Document, Place, ReadError, read_tree};
 use super::{Entry, Part, Reader, Reading, Scrutiny};
 use crate::object::{
     AuthorizationPolicy, EndpointSlice, Interner, Kind, Namespace, Node, Object, ObjectId, PeerAuthentication,
     PeerAuthenticationManifest, Pod, PodView, PolicyManifest, Service, ServiceAccount, excerpt, identify,
 };
 use crate::problem::{Note, Notes, Severity};
+
+/// Of so many problems of one object the lines are searched for.
+const MAX_SEARCHES: usize = 20;
 
 /// What an object claims to be.
 enum Claim {
@@ -46,28 +49,32 @@ impl Part {
         if let Some((api_version, kind)) = document.glance() {
             return self.claimed(reader, document, line, api_version, kind);
         }
-        let head: Head<'_> = match document.read() {
-            Ok(head) => head,
-            Err(error) => return self.not_an_object(reader, document, line, error),
+        let tree = match document.tree() {
+            Ok(tree) => tree,
+            Err(error) => return self.malformed(reader, document, line, error),
         };
+        let text = |field: &str| tree.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         let item_kind = item_kind.and_then(Kind::named);
-        let kind = head.kind.as_deref().or(item_kind.map(Kind::name)).unwrap_or_default();
-        let api_version = head.api_version.as_deref().or(item_kind.map(|kind| kind.api_versions()[0]));
-        let missing = if kind.is_empty() { "kind" } else { "apiVersion" };
-        match api_version {
-            Some(api_version) if !kind.is_empty() => self.claimed(reader, document, line, api_version, kind),
-            _ => self.unreadable(
-                reader,
-                line,
-                format!("the object has no {missing}"),
-                "begin each object with apiVersion and kind, and separate objects with a line of '---'",
-            ),
+        let kind = text("kind").or(item_kind.map(Kind::name));
+        let api_version = text("apiVersion").or(item_kind.map(|kind| kind.api_versions()[0]));
+        match (api_version, kind) {
+            (Some(api_version), Some(kind)) => self.claimed(reader, document, line, api_version, kind),
+            (_, kind) => {
+                let what = match (tree.is_object(), kind) {
+                    (false, _) => "this is not a Kubernetes object",
+                    (true, None) => "the object has no kind",
+                    (true, Some(_)) => "the object has no apiVersion",
+                };
+                let suggestion = "begin each object with apiVersion and kind, and separate objects with a line of '---'";
+                self.unreadable(reader, line, what, suggestion);
+            }
         }
     }
 
     fn claimed(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, api_version: &str, kind: &str) {
         match Claim::of(api_version, kind) {
-            Claim::Known(kind) => self.known(reader, document, line, kind),
+            Claim::Known(Kind::Pod) => self.pod(reader, document, line),
+            Claim::Known(kind) => self.by_tree(reader, document, line, kind),
             Claim::Version(kind) => {
                 let versions = kind.api_versions().join(" or ");
                 let mut notes = Notes::default();
@@ -76,96 +83,101 @@ impl Part {
                     format!("'{}' is not a version of {kind} that is read here", excerpt(api_version)),
                     format!("write {versions}"),
                 );
-                self.invalid(reader, document, line, kind, notes);
+                match document.tree() {
+                    Ok(tree) => self.invalid(reader, document, line, kind, notes, &tree),
+                    Err(error) => self.malformed(reader, document, line, error),
+                }
             }
             Claim::Other => self.other(reader, document, line, api_version, kind),
         }
     }
 
-    fn known(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, kind: Kind) {
-        let interner = &mut self.interner;
-        let mut notes = Notes::default();
-        let notes_ref = &mut notes;
-        let object = match kind {
-            Kind::Pod => pod(document).map(|view| {
-                if reader.scrutiny == Scrutiny::Full {
-                    scrutinize(document, notes_ref);
-                }
-                Pod::read(&view, interner, notes_ref).map(Object::Pod)
-            }),
-            Kind::Namespace => full(document, notes_ref)
-                .map(|manifest: core::Namespace| Namespace::read(&manifest, interner, notes_ref).map(Object::Namespace)),
-            Kind::Node => full(document, notes_ref)
-                .map(|manifest: core::Node| Node::read(&manifest, interner, notes_ref).map(Object::Node)),
-            Kind::ServiceAccount => full(document, notes_ref).map(|manifest: core::ServiceAccount| {
-                ServiceAccount::read(&manifest, interner, notes_ref).map(Object::ServiceAccount)
-            }),
-            Kind::Service => full(document, notes_ref)
-                .map(|manifest: core::Service| Service::read(&manifest, interner, notes_ref).map(Object::Service)),
-            Kind::EndpointSlice => full(document, notes_ref).map(|manifest: discovery::EndpointSlice| {
-                EndpointSlice::read(&manifest, interner, notes_ref).map(Object::EndpointSlice)
-            }),
-            Kind::AuthorizationPolicy => full(document, notes_ref).and_then(|manifest: PolicyManifest| {
-                agree(kind, &manifest.api_version, &manifest.kind)?;
-                Ok(AuthorizationPolicy::read(&manifest, interner, notes_ref).map(Object::AuthorizationPolicy))
-            }),
-            Kind::PeerAuthentication => full(document, notes_ref).and_then(|manifest: PeerAuthenticationManifest| {
-                agree(kind, &manifest.api_version, &manifest.kind)?;
-                Ok(PeerAuthentication::read(&manifest, interner, notes_ref).map(Object::PeerAuthentication))
-            }),
+    /// Reads a Pod without a tree, if all is well with it.
+    fn pod(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32) {
+        let view = document.pod().filter(|view| agree(Kind::Pod, &view.api_version, &view.kind).is_ok());
+        let Some(view) = view.filter(|_| reader.scrutiny == Scrutiny::Normal) else {
+            return self.by_tree(reader, document, line, Kind::Pod);
         };
-        match object {
-            Ok(Some(object)) => {
-                let reading = match notes.has_errors() {
-                    false => Reading::Valid(object),
-                    true => Reading::Invalid(Some(object)),
+        let mut notes = Notes::default();
+        match Pod::read(&view, &mut self.interner, &mut notes) {
+            Some(pod) => self.found(reader, document, line, notes, Object::Pod(pod)),
+            None => self.by_tree(reader, document, line, Kind::Pod),
+        }
+    }
+
+    fn by_tree(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, kind: Kind) {
+        let tree = match document.tree() {
+            Ok(tree) => tree,
+            Err(error) => return self.malformed(reader, document, line, error),
+        };
+        let mut notes = Notes::default();
+        match object(kind, &tree, reader.scrutiny, &mut self.interner, &mut notes) {
+            Ok(Some(object)) => self.found(reader, document, line, notes, object),
+            Ok(None) => self.invalid(reader, document, line, kind, notes, &tree),
+            Err(error) => {
+                let field = match error.place {
+                    Place::Field(field) => field,
+                    Place::Line(_) | Place::Unknown => String::new(),
                 };
-                let id = match &reading {
-                    Reading::Valid(object) | Reading::Invalid(Some(object)) => object.id(),
-                    Reading::Invalid(None) => return,
+                let suggestion = if error.message.ends_with("expected a string") {
+                    "put the value into quotes"
+                } else {
+                    "correct the value, or remove the field"
                 };
-                self.note(reader, line, notes, Some(&id));
-                self.entries.push(Entry { id, line, reading });
-            }
-            Ok(None) => self.invalid(reader, document, line, kind, notes),
-            Err((error, field)) => {
-                if document.check_syntax().is_err() {
-                    return self.not_an_object(reader, document, line, error);
-                }
-                let line = line + error.line.unwrap_or(0);
-                notes.error(field.unwrap_or_default(), error.message, "correct the value, or remove the field");
-                self.invalid(reader, document, line, kind, notes);
+                notes.error(field, error.message, suggestion);
+                self.invalid(reader, document, line, kind, notes, &tree);
             }
         }
     }
 
+    fn found(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, notes: Notes, object: Object) {
+        let id = object.id();
+        let reading = match notes.has_errors() {
+            false => Reading::Valid(object),
+            true => Reading::Invalid(Some(object)),
+        };
+        self.note(reader, document, line, notes, Some(&id));
+        self.entries.push(Entry { id, line, reading });
+    }
+
     /// Notes an object that is known by name only, and what stands in for it if no good version of it is known.
-    fn invalid(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, kind: Kind, notes: Notes) {
-        let tree = document.tree().unwrap_or_default();
+    fn invalid(
+        &mut self,
+        reader: &Reader<'_>,
+        document: Document<'_>,
+        line: u32,
+        kind: Kind,
+        notes: Notes,
+        tree: &Value,
+    ) {
         let text = |field: &str| tree.get("metadata")?.get(field)?.as_str();
         // The name's own mistakes are noted already.
         let id = identify(kind, text("namespace"), text("name"), &mut self.interner, &mut Notes::default());
-        self.note(reader, line, notes, id.as_ref());
+        self.note(reader, document, line, notes, id.as_ref());
         match id {
             Some(id) => {
-                let reading = Reading::Invalid(substitute(&id, &tree, &mut self.interner));
+                let reading = Reading::Invalid(substitute(&id, tree, &mut self.interner));
                 self.entries.push(Entry { id, line, reading });
             }
             None => self.is_whole = false,
         }
     }
 
-    fn note(&mut self, reader: &Reader<'_>, line: u32, notes: Notes, id: Option<&ObjectId>) {
-        let notes = notes.into_vec().into_iter();
-        self.problems.extend(notes.map(|note| note.at(Some(Arc::clone(reader.file)), Some(line), id.cloned())));
+    fn note(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, notes: Notes, id: Option<&ObjectId>) {
+        let notes = notes.into_vec().into_iter().enumerate();
+        self.problems.extend(notes.map(|(i, note)| {
+            // Each search reads the object again.
+            let line = if i < MAX_SEARCHES { line + document.line_of(&note.field) } else { line };
+            note.at(Some(Arc::clone(reader.file)), Some(line), id.cloned())
+        }));
     }
 
-    fn not_an_object(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, error: ReadError) {
+    fn malformed(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, error: ReadError) {
         let suggestion = match document {
             Document::Yaml(_) => "correct the YAML: look at indentation, quotes and colons around this line",
-            Document::Json(_) | Document::Tree(_) => "write a Kubernetes object",
+            Document::Json(_) | Document::Item(..) => "correct the JSON",
         };
-        self.unreadable(reader, line + error.line.unwrap_or(0), error.message, suggestion);
+        self.unreadable(reader, line + document.line_at(&error.place), error.message, suggestion);
     }
 
     /// Notes an object of a kind that is not used.
@@ -180,7 +192,10 @@ impl Part {
             "List" => (Severity::Error, "a list inside a list is not read".to_owned(), "write the items into one list"),
             _ => (Severity::Info, "is not used".to_owned(), ""),
         };
-        let tree = document.tree().unwrap_or_default();
+        let tree = match document.tree() {
+            Ok(tree) => tree,
+            Err(error) => return self.malformed(reader, document, line, error),
+        };
         let name = tree.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
         let note = Note {
             severity,
@@ -192,42 +207,83 @@ impl Part {
     }
 }
 
-/// Why an object could not be read, and in which field if that is known.
-type Failure = (ReadError, Option<String>);
-
-fn pod(document: Document<'_>) -> Result<PodView<'_>, Failure> {
-    let view: PodView<'_> = document.read().map_err(|error| (error, document.locate::<PodView<'_>>()))?;
-    agree(Kind::Pod, &view.api_version, &view.kind)?;
-    Ok(view)
+/// Reads an object of a kind. `None`: its name cannot be made out.
+fn object(
+    kind: Kind,
+    tree: &Value,
+    scrutiny: Scrutiny,
+    interner: &mut Interner,
+    notes: &mut Notes,
+) -> Result<Option<Object>, ReadError> {
+    Ok(match kind {
+        Kind::Pod => {
+            let view: PodView<'_> = read_tree(tree, &mut |_| {})?;
+            agree(kind, &view.api_version, &view.kind)?;
+            if scrutiny == Scrutiny::Full {
+                scrutinize(tree, notes);
+            }
+            Pod::read(&view, interner, notes).map(Object::Pod)
+        }
+        Kind::Namespace => {
+            let manifest: core::Namespace = full(tree, notes)?;
+            Namespace::read(&manifest, interner, notes).map(Object::Namespace)
+        }
+        Kind::Node => {
+            let manifest: core::Node = full(tree, notes)?;
+            Node::read(&manifest, interner, notes).map(Object::Node)
+        }
+        Kind::ServiceAccount => {
+            let manifest: core::ServiceAccount = full(tree, notes)?;
+            ServiceAccount::read(&manifest, interner, notes).map(Object::ServiceAccount)
+        }
+        Kind::Service => {
+            let manifest: core::Service = full(tree, notes)?;
+            Service::read(&manifest, interner, notes).map(Object::Service)
+        }
+        Kind::EndpointSlice => {
+            let manifest: discovery::EndpointSlice = full(tree, notes)?;
+            EndpointSlice::read(&manifest, interner, notes).map(Object::EndpointSlice)
+        }
+        Kind::AuthorizationPolicy => {
+            let manifest: PolicyManifest = full(tree, notes)?;
+            agree(kind, &manifest.api_version, &manifest.kind)?;
+            AuthorizationPolicy::read(&manifest, interner, notes).map(Object::AuthorizationPolicy)
+        }
+        Kind::PeerAuthentication => {
+            let manifest: PeerAuthenticationManifest = full(tree, notes)?;
+            agree(kind, &manifest.api_version, &manifest.kind)?;
+            PeerAuthentication::read(&manifest, interner, notes).map(Object::PeerAuthentication)
+        }
+    })
 }
 
 /// Whether an object is what it seemed to be at a glance. Where it says nothing, its list has said it.
-fn agree(kind: Kind, api_version: &str, found: &str) -> Result<(), Failure> {
+fn agree(kind: Kind, api_version: &str, found: &str) -> Result<(), ReadError> {
     if [kind.name(), ""].contains(&found) && (api_version.is_empty() || kind.api_versions().contains(&api_version)) {
         return Ok(());
     }
-    let error = ReadError {
+    Err(ReadError {
         message: format!("the object says in two ways what it is: {kind}, and {}", excerpt(found)),
-        line: None,
-    };
-    Err((error, Some("kind".to_owned())))
+        place: Place::Field("kind".to_owned()),
+    })
 }
 
 /// Reads a whole manifest; fields that it does not have are noted.
-fn full<T: DeserializeOwned>(document: Document<'_>, notes: &mut Notes) -> Result<T, Failure> {
-    let unknown = |field| notes.warning(field, "is not a field, and has no effect", "correct its name or indentation");
-    document.read_all(unknown).map_err(|error| (error, document.locate::<T>()))
+fn full<'v, T: Deserialize<'v>>(tree: &'v Value, notes: &mut Notes) -> Result<T, ReadError> {
+    read_tree(tree, &mut |field| {
+        notes.warning(field, "is not a field, and has no effect", "correct its name or indentation");
+    })
 }
 
 /// Reads a Pod as an API server would, for what Weft itself does not look at.
-fn scrutinize(document: Document<'_>, notes: &mut Notes) {
-    match full::<core::Pod>(document, notes) {
-        Ok(_) => {}
-        Err((error, field)) => notes.warning(
-            field.unwrap_or_default(),
-            format!("{}: Kubernetes would refuse this", error.message),
-            "correct the value, or remove the field",
-        ),
+fn scrutinize(tree: &Value, notes: &mut Notes) {
+    if let Err(ReadError { message, place }) = full::<core::Pod>(tree, notes) {
+        let field = match place {
+            Place::Field(field) => field,
+            Place::Line(_) | Place::Unknown => String::new(),
+        };
+        let message = format!("{message}: Kubernetes would refuse this");
+        notes.warning(field, message, "correct the value, or remove the field");
     }
 }
 

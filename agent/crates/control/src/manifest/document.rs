@@ -1,107 +1,63 @@
 //! One object of a file, before it is known what it is.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_ignored::Path as IgnoredPath;
 use serde_json::Value;
 
-use super::text::Text;
+use super::place::line_of;
 use super::yaml;
+use crate::object::PodView;
 
-/// One object, still as text, or as a tree when it stood in a YAML list.
+/// Texts longer than this are not searched for the line of a field.
+const MAX_SEARCHED: usize = 64 << 10;
+
+/// One object, still as text, or as an item of a YAML list.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Document<'a> {
     Json(&'a str),
     Yaml(&'a str),
-    Tree(&'a Value),
+    /// The item of this number, and the text of the list.
+    Item(&'a Value, usize, &'a str),
 }
 
 /// Why something could not be read.
 #[derive(Debug)]
 pub(super) struct ReadError {
     pub message: String,
-    /// Line inside the document, counted from 0, if known.
-    pub line: Option<u32>,
+    pub place: Place,
 }
 
-/// What an object says of itself first.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, expecting = "a Kubernetes object (a mapping with apiVersion and kind)")]
-pub(super) struct Head<'a> {
-    #[serde(borrow, rename = "apiVersion")]
-    pub api_version: Option<Text<'a>>,
-    #[serde(borrow)]
-    pub kind: Option<Text<'a>>,
+/// Where in a document.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// The field of this path.
+    Field(String),
+    /// The line of this number, counted from 0.
+    Line(u32),
+    Unknown,
 }
 
 impl<'a> Document<'a> {
-    /// Reads it as a `T`.
-    pub fn read<T: Deserialize<'a>>(self) -> Result<T, ReadError> {
+    /// Reads a Pod without a detour. `None` says only that the detour must be taken.
+    pub fn pod(self) -> Option<PodView<'a>> {
         match self {
-            Self::Json(text) => serde_json::from_str(text).map_err(|error| ReadError::json(&error)),
-            Self::Yaml(text) => {
-                serde_saphyr::from_str_with_options(text, yaml::options()).map_err(|error| ReadError::yaml(&error))
-            }
-            Self::Tree(tree) => T::deserialize(tree).map_err(|error| ReadError::json(&error)),
+            Self::Json(text) => serde_json::from_str(text).ok(),
+            Self::Yaml(text) => serde_saphyr::from_str_with_options(text, yaml::strict_options()).ok(),
+            Self::Item(tree, ..) => Deserialize::deserialize(tree).ok(),
         }
     }
 
-    /// Reads it as a `T`, and names the fields that a `T` does not have.
-    pub fn read_all<T: DeserializeOwned>(self, mut unknown: impl FnMut(String)) -> Result<T, ReadError> {
-        let mut ignored = |path: IgnoredPath<'_>| unknown(field_path(&path));
+    /// Reads it as it is. It fails only if the text is malformed.
+    pub fn tree(self) -> Result<Cow<'a, Value>, ReadError> {
         match self {
-            Self::Json(text) => {
-                let mut deserializer = serde_json::Deserializer::from_str(text);
-                let found = serde_ignored::deserialize(&mut deserializer, &mut ignored);
-                found.map_err(|error| ReadError::json(&error))
-            }
+            Self::Json(text) => serde_json::from_str(text).map(Cow::Owned).map_err(|error| ReadError::json(&error)),
             Self::Yaml(text) => {
-                serde_saphyr::with_deserializer_from_str_with_options(text, yaml::options(), |deserializer| {
-                    serde_ignored::deserialize(deserializer, &mut ignored)
-                })
-                .map_err(|error| ReadError::yaml(&error))
+                let tree = serde_saphyr::from_str_with_options(text, yaml::options());
+                tree.map(Cow::Owned).map_err(|error| ReadError::yaml(&error))
             }
-            Self::Tree(tree) => {
-                serde_ignored::deserialize(tree, &mut ignored).map_err(|error| ReadError::json(&error))
-            }
-        }
-    }
-
-    /// Reads it as a `T` again, which fails, to learn in which field.
-    pub fn locate<T: Deserialize<'a>>(self) -> Option<String> {
-        let mut track = serde_path_to_error::Track::new();
-        let failed = match self {
-            Self::Json(text) => {
-                let mut deserializer = serde_json::Deserializer::from_str(text);
-                T::deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track)).is_err()
-            }
-            Self::Yaml(text) => {
-                serde_saphyr::with_deserializer_from_str_with_options(text, yaml::options(), |deserializer| {
-                    T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track))
-                })
-                .is_err()
-            }
-            Self::Tree(tree) => T::deserialize(serde_path_to_error::Deserializer::new(tree, &mut track)).is_err(),
-        };
-        let path = track.path().to_string();
-        // A path of "." is the object itself.
-        (failed && path != ".").then_some(path)
-    }
-
-    /// Whether it is well-formed at all.
-    pub fn check_syntax(self) -> Result<(), ReadError> {
-        match self {
-            // The text of an object is cut out of the file by reading it.
-            Self::Json(_) | Self::Tree(_) => Ok(()),
-            Self::Yaml(_) => self.read::<IgnoredAny>().map(drop),
-        }
-    }
-
-    /// What can be found in it whatever else is wrong: the value at a path of keys.
-    pub fn tree(self) -> Option<Value> {
-        match self {
-            Self::Tree(tree) => Some(tree.clone()),
-            _ => self.read().ok(),
+            Self::Item(tree, ..) => Ok(Cow::Borrowed(tree)),
         }
     }
 
@@ -111,9 +67,47 @@ impl<'a> Document<'a> {
         match self {
             Self::Json(text) => super::json::glance(text),
             Self::Yaml(text) => yaml::glance(text),
-            Self::Tree(tree) => Some((tree.get("apiVersion")?.as_str()?, tree.get("kind")?.as_str()?)),
+            Self::Item(tree, ..) => Some((tree.get("apiVersion")?.as_str()?, tree.get("kind")?.as_str()?)),
         }
     }
+
+    /// The line of a field, or of what is nearest to it, counted from that of the document.
+    pub fn line_of(self, field: &str) -> u32 {
+        let found = match self {
+            Self::Json(text) | Self::Yaml(text) | Self::Item(_, _, text) if text.len() > MAX_SEARCHED => None,
+            Self::Json(text) => line_of(text, true, field),
+            Self::Yaml(text) => line_of(text, false, field),
+            Self::Item(_, index, text) => line_of(text, false, &format!("items[{index}].{field}")),
+        };
+        found.unwrap_or(0)
+    }
+
+    /// The line of a place, counted from that of the document.
+    pub fn line_at(self, place: &Place) -> u32 {
+        match place {
+            Place::Field(field) => self.line_of(field),
+            Place::Line(line) => *line,
+            Place::Unknown => 0,
+        }
+    }
+}
+
+/// Reads a tree as a `T`, and names the fields that a `T` does not have.
+///
+/// All but the many are read by way of a tree: the large types of Kubernetes are then compiled for one deserializer.
+pub(super) fn read_tree<'v, T: Deserialize<'v>>(tree: &'v Value, unknown: &mut dyn FnMut(String)) -> Result<T, ReadError> {
+    let mut ignored = |path: IgnoredPath<'_>| unknown(field_path(&path));
+    let mut ignored: &mut dyn FnMut(IgnoredPath<'_>) = &mut ignored;
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_ignored::Deserializer::new(tree, &mut ignored);
+    T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track)).map_err(|error| {
+        let path = track.path().to_string();
+        ReadError {
+            message: error.to_string(),
+            // A path of "." is the object itself.
+            place: if path == "." { Place::Unknown } else { Place::Field(path) },
+        }
+    })
 }
 
 impl ReadError {
@@ -123,23 +117,28 @@ impl ReadError {
         let message = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(message, _)| message);
         Self {
             message: message.to_owned(),
-            line: u32::try_from(error.line()).ok().and_then(|line| line.checked_sub(1)),
+            place: place(error.line() as u64),
         }
     }
 
-    fn yaml(error: &serde_saphyr::Error) -> Self {
-        let location = error.location();
+    pub fn yaml(error: &serde_saphyr::Error) -> Self {
         let whole = error.without_snippet().to_string();
         // As for JSON.
-        let message = ["\n", " at line ", " (line ", " at "]
+        let message = ["\n", " at line ", " (line "]
             .iter()
             .fold(whole.as_str(), |text, mark| text.split_once(mark).map_or(text, |(message, _)| message));
         let message = message.strip_prefix("error: ").unwrap_or(message);
         Self {
             message: message.to_owned(),
-            line: location.and_then(|location| u32::try_from(location.line()).ok()?.checked_sub(1)),
+            place: place(error.location().map_or(0, |location| location.line())),
         }
     }
+}
+
+/// The place of a line that is counted from 1, with 0 for an unknown one.
+fn place(line: u64) -> Place {
+    let line = u32::try_from(line).ok().and_then(|line| line.checked_sub(1));
+    line.map_or(Place::Unknown, Place::Line)
 }
 
 /// A path in the form `spec.rules[0].from[1]`.

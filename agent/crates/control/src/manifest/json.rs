@@ -50,7 +50,8 @@ pub(super) fn read(reader: &Reader<'_>, text: &str, threads: usize) -> Manifest 
                 let length = skip.byte_offset();
                 let error = ReadError::json(&error);
                 let suggestion = if is_json { "write a Kubernetes object" } else { "correct the JSON" };
-                all.unreadable(reader, line + error.line.unwrap_or(0), error.message, suggestion);
+                let line = line + Document::Json(rest).line_at(&error.place);
+                all.unreadable(reader, line, error.message, suggestion);
                 if !is_json {
                     return all.into_manifest();
                 }

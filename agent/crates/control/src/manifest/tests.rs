@@ -61,7 +61,7 @@ fn yaml_has_lists() {
     assert_eq!(entries(&found), ["Pod default/a@1", "Service default/b@1", "Pod default/c@11", "Pod default/d@11?"]);
     assert_eq!(
         problems(&found),
-        ["f:11: error: Pod default/d: metadata.labels.a: invalid type: integer `1`, expected a string; correct the value, or remove the field"]
+        ["f:15: error: Pod default/d: metadata.labels.a: invalid type: integer `1`, expected a string; put the value into quotes"]
     );
 }
 
@@ -136,8 +136,8 @@ fn what_cannot_be_told_apart_makes_the_file_incomplete() {
         (Format::Yaml, "kind: Pod\nkind: Service\napiVersion: v1\n", "f:2: error: "),
         (Format::Yaml, "apiVersion: v1\n", "f:1: error: the object has no kind; "),
         (Format::Yaml, "kind: Pod\n", "f:1: error: the object has no apiVersion; "),
-        (Format::Yaml, "apiVersion: v1\nkind: Pod\nmetadata: {}\n", "f:1: error: metadata.name: is missing; "),
-        (Format::Yaml, "apiVersion: v1\nkind: Pod\nmetadata: {name: A/b}\n", "f:1: error: metadata.name: 'A/b' is not a name; "),
+        (Format::Yaml, "apiVersion: v1\nkind: Pod\nmetadata: {}\n", "f:3: error: metadata.name: is missing; "),
+        (Format::Yaml, "apiVersion: v1\nkind: Pod\nmetadata: {name: A/b}\n", "f:3: error: metadata.name: 'A/b' is not a name; "),
         (Format::Json, "{\n\"kind\": \"Pod\",}", "f:2: error: "),
         (Format::Json, "{\"kind\": \"Pod\"", "f:1: error: "),
         (Format::Json, "[]", "f:1: error: "),
@@ -184,10 +184,9 @@ fn unknown_fields_are_warned_of() {
     assert_eq!(
         problems(&found),
         [
-            "f:1: warning: Pod shop/a: spec.contaners: is not a field, and has no effect; correct its name or indentation",
-            "f:1: warning: Pod shop/a: spec: missing field `containers`: Kubernetes would refuse this; correct the value, or remove the field",
-            "f:7: warning: Service default/a: spec.selektor: is not a field, and has no effect; correct its name or indentation",
-            "f:13: warning: PeerAuthentication default/a: spec.mtls.mod: is not a field, and has no effect; correct its name or indentation",
+            "f:5: warning: Pod shop/a: spec.contaners: is not a field, and has no effect; correct its name or indentation",
+            "f:11: warning: Service default/a: spec.selektor: is not a field, and has no effect; correct its name or indentation",
+            "f:17: warning: PeerAuthentication default/a: spec.mtls.mod: is not a field, and has no effect; correct its name or indentation",
         ][..]
     );
 }

@@ -1,6 +1,5 @@
 //! Files of YAML.
 
-use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::{Options, alias_limits, budget, options};
 
@@ -12,35 +11,39 @@ const SHARE: usize = 32;
 
 /// Reads documents, separated by `---`.
 pub(super) fn read(reader: &Reader<'_>, text: &str, threads: usize) -> Manifest {
-    divide(&documents(text), SHARE, threads, |part, (document, line)| {
-        let document = Document::Yaml(document);
+    divide(&documents(text), SHARE, threads, |part, (text, line)| {
+        let document = Document::Yaml(text);
         match document.glance() {
-            Some((_, kind)) if kind.ends_with("List") => read_list(part, reader, document, *line),
+            Some((_, kind)) if kind.ends_with("List") => part.list(reader, text, *line),
             _ => part.object(reader, document, *line, None),
         }
     })
     .into_manifest()
 }
 
-#[derive(Deserialize)]
-#[serde(expecting = "a list")]
-struct List {
-    kind: String,
-    #[serde(default)]
-    items: Option<Vec<Value>>,
-}
-
-/// Reads the items of a list. They have no lines of their own here.
-fn read_list(part: &mut Part, reader: &Reader<'_>, document: Document<'_>, line: u32) {
-    match document.read::<List>() {
-        Ok(list) => {
-            let item_kind = list.kind.strip_suffix("List").filter(|kind| !kind.is_empty());
-            for item in list.items.iter().flatten() {
-                part.object(reader, Document::Tree(item), line, item_kind);
+impl Part {
+    /// Reads the items of a list. In a `PodList` they need not say that they are Pods.
+    fn list(&mut self, reader: &Reader<'_>, text: &str, line: u32) {
+        let document = Document::Yaml(text);
+        let list = match document.tree() {
+            Ok(list) => list,
+            Err(error) => {
+                let line = line + document.line_at(&error.place);
+                return self.unreadable(reader, line, error.message, "correct the list");
             }
-        }
-        Err(error) => {
-            part.unreadable(reader, line + error.line.unwrap_or(0), error.message, "correct the list");
+        };
+        let kind = list.get("kind").and_then(Value::as_str).and_then(|kind| kind.strip_suffix("List"));
+        match list.get("items") {
+            Some(Value::Array(items)) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.object(reader, Document::Item(item, index, text), line, kind.filter(|kind| !kind.is_empty()));
+                }
+            }
+            None | Some(Value::Null) => {}
+            Some(_) => {
+                let line = line + document.line_of("items");
+                self.unreadable(reader, line, "the items of a list are not a list", "write '- ' before each item");
+            }
         }
     }
 }
@@ -103,10 +106,16 @@ pub(super) fn options() -> Options {
             max_total_replayed_events: 100_000,
             max_replay_stack_depth: 16,
         },
-        // What an API server would not take as a string is not taken for one here: `version: 1.10` is a number.
-        no_schema: true,
         with_snippet: false,
     }
+}
+
+/// The same for reading strings without looking at a tree first: what an API server would not take for one is not
+/// taken for one here either, as `version: 1.10`, which is a number.
+pub(super) fn strict_options() -> Options {
+    let mut options = options();
+    options.no_schema = true;
+    options
 }
 
 /// `apiVersion` and `kind` of a document in block style: in that, a line without indentation begins a top-level key.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, Visitor};
+use serde::de::{Deserializer, Error, Visitor};
+use serde_json::Value;
 
 use super::authorization_policy::spec::SelectorSpec;
 use super::metadata::{excerpt, identify_by};
@@ -25,7 +26,7 @@ pub(crate) struct PeerAuthenticationManifest {
     spec: PeerAuthenticationSpec,
     /// Written by a control plane.
     #[serde(rename = "status")]
-    _status: Option<IgnoredAny>,
+    _status: Option<Value>,
 }
 
 /// `spec`.

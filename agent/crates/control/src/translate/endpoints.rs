@@ -87,6 +87,18 @@ impl Slices {
         there.flat_map(|(namespace, endpoint)| endpoint.addresses.iter().map(move |a| (namespace, *a))).collect()
     }
 
+    /// Puts endpoints into an order that does not depend on that in which their slices came, each once.
+    pub fn sort(&self, endpoints: &mut Vec<EndpointId>) {
+        endpoints.sort_unstable_by(|a, b| {
+            let key = |id: &EndpointId| {
+                let slice = &self.slab[id.slice].slice;
+                (&slice.namespace, &slice.name, id.index)
+            };
+            key(a).cmp(&key(b))
+        });
+        endpoints.dedup();
+    }
+
     fn endpoints_of(&self, slice: SliceId) -> impl Iterator<Item = EndpointId> + use<> {
         let count = self.slab[slice].slice.endpoints.len();
         (0..count).map(move |index| EndpointId { slice, index: index as u32 })
@@ -202,13 +214,15 @@ impl Translator {
         }
     }
 
-    fn touch_endpoint(&mut self, endpoint: EndpointId) {
-        if let Some(pod) = self.pod_behind(endpoint) {
-            self.touch_pod(pod);
-        }
-        let namespace = self.slices.get(endpoint.slice).namespace;
-        let addresses = self.slices.endpoint(endpoint).addresses.iter();
-        self.pending.bare.extend(addresses.map(|address| (namespace, *address)));
+    /// Whatever an endpoint leads to, or would lead to if the pod that it leads to went.
+    fn touch_endpoint(&mut self, id: EndpointId) {
+        let namespace = self.slices.get(id.slice).namespace;
+        let endpoint = self.slices.endpoint(id);
+        let named = endpoint.pod.as_ref().and_then(|name| self.pods.find(namespace, name));
+        let holders = endpoint.addresses.iter().flat_map(|address| self.pods.with_address(*address));
+        let pods: Vec<PodId> = holders.chain(named).collect();
+        self.pending.bare.extend(endpoint.addresses.iter().map(|address| (namespace, *address)));
+        pods.into_iter().for_each(|pod| self.touch_pod(pod));
     }
 
     /// The endpoints that lead to a pod, or would without it, are looked at again.
@@ -219,10 +233,7 @@ impl Translator {
         let state = self.pods.get(pod);
         let mut affected: Vec<EndpointId> = self.slices.naming(state.namespace, &state.pod.name).collect();
         affected.extend(state.pod.addresses.iter().flat_map(|address| self.slices.with_address(*address)));
-        // Of several pods with one address another may be the one that an endpoint leads to.
-        let others: Vec<PodId> = state.pod.addresses.iter().flat_map(|address| self.pods.with_address(*address)).collect();
         affected.into_iter().for_each(|endpoint| self.touch_endpoint(endpoint));
-        others.into_iter().for_each(|other| self.touch_pod(other));
     }
 
     /// The pod that an endpoint leads to: the one that it names, else the one that has its address. Pods on the host's
@@ -233,12 +244,15 @@ impl Translator {
         let named = endpoint.pod.as_ref().and_then(|name| self.pods.find(namespace, name));
         named.or_else(|| {
             let candidates = endpoint.addresses.iter().flat_map(|address| self.pods.with_address(*address));
-            candidates
-                .filter(|id| {
-                    let pod = &self.pods.get(*id).pod;
-                    pod.is_live() && !pod.template.is_host_network
-                })
-                .min()
+            let owners = candidates.filter(|id| {
+                let pod = &self.pods.get(*id).pod;
+                pod.is_live() && !pod.template.is_host_network
+            });
+            // Of several, always the same one.
+            owners.min_by_key(|id| {
+                let pod = &self.pods.get(*id).pod;
+                (&pod.namespace, &pod.name)
+            })
         })
     }
 
@@ -251,8 +265,7 @@ impl Translator {
         let mut found: Vec<EndpointId> = self.slices.naming(state.namespace, &state.pod.name).collect();
         let by_address = state.pod.addresses.iter().flat_map(|address| self.slices.with_address(*address));
         found.extend(by_address.filter(|endpoint| self.pod_behind(*endpoint) == Some(pod)));
-        found.sort_unstable();
-        found.dedup();
+        self.slices.sort(&mut found);
         found
     }
 }

@@ -12,7 +12,7 @@ use super::endpoints::EndpointId;
 use super::namespaces::NamespaceId;
 use super::pods::{PodId, PodState};
 use super::services::ServiceId;
-use crate::object::{Pod, TargetPort, is_known};
+use crate::object::{Pod, ServiceKind, TargetPort, is_known};
 
 impl Translator {
     /// A pod's name in the model.
@@ -127,7 +127,8 @@ impl Translator {
 
     fn service_of(&self, endpoint: EndpointId) -> Option<ServiceId> {
         let state = self.slices.get(endpoint.slice);
-        self.namespaces[state.namespace].services.get(state.slice.service.as_ref()?).copied()
+        let id = *self.namespaces[state.namespace].services.get(state.slice.service.as_ref()?)?;
+        (self.services[id].service.kind != ServiceKind::External).then_some(id)
     }
 
     fn memberships(&self, id: PodId) -> Vec<Membership> {
@@ -216,7 +217,7 @@ impl Translator {
         let mut first = None;
         let mut endpoints: Vec<EndpointId> = self.slices.with_address(address).collect();
         endpoints.retain(|id| self.slices.get(id.slice).namespace == namespace && self.pod_behind(*id).is_none());
-        endpoints.sort_unstable();
+        self.slices.sort(&mut endpoints);
         for id in endpoints {
             self.join(&mut memberships, id);
             first.get_or_insert(id);

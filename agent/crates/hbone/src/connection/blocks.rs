@@ -1,9 +1,6 @@
 //! Header blocks: requests, responses, trailers (RFC 9113, 4.3, 6.2, 6.10 and 8).
 
-use super::{
-    Connection, Shutdown,
-    receive::error,
-};
+use super::{Connection, Shutdown, receive::error};
 use crate::{
     ConnectionError, ErrorCode, Event, Request, StreamId,
     closed::Past,

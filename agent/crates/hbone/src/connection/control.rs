@@ -207,6 +207,6 @@ impl Connection {
 
     /// RFC 9113, 5.1, "idle": it is not the client's to open, or it was not opened yet.
     fn is_idle(&self, stream: u32) -> bool {
-        stream % 2 == 0 || stream > self.closed.highest()
+        !frame::is_client_stream(stream) || stream > self.closed.highest()
     }
 }

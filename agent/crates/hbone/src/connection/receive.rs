@@ -4,7 +4,7 @@ use super::Connection;
 use crate::{
     ConnectionError, ErrorCode, Event, StreamId,
     closed::Past,
-    frame::{HEAD, Head, PREFACE, flag, kind},
+    frame::{self, HEAD, Head, PREFACE, flag, kind},
     settings::{self, Role},
     streams::NO_CONTENT_LENGTH,
 };
@@ -185,8 +185,8 @@ impl Connection {
         }
         match head.kind {
             kind::HEADERS => {
-                // RFC 9113, 5.1.1 and 6.2: all streams are opened by the client and have odd numbers.
-                if stream % 2 == 0 {
+                // RFC 9113, 5.1.1 and 6.2.
+                if !frame::is_client_stream(stream) {
                     return error(ErrorCode::PROTOCOL_ERROR, "HEADERS on a stream that the client cannot open");
                 }
                 if length > self.config.max_header_list_size + HEADERS_OVERHEAD {
@@ -283,7 +283,7 @@ impl Connection {
             return error(ErrorCode::PROTOCOL_ERROR, "padding exceeds its frame");
         };
         // RFC 9113, 5.1: neither stream 0, nor the server's streams, nor those never opened.
-        if stream % 2 == 0 || stream > self.closed.highest() {
+        if !frame::is_client_stream(stream) || stream > self.closed.highest() {
             return error(ErrorCode::PROTOCOL_ERROR, "DATA on a stream that is not open");
         }
         // RFC 9113, 6.9.1: the whole payload counts, padding included, whatever becomes of it.
@@ -292,7 +292,7 @@ impl Connection {
         }
         if self.receive_window.is_update_due() {
             let increment = self.receive_window.announce();
-            self.reply(|out| crate::frame::window_update(out, 0, increment))?;
+            self.reply(|out| frame::window_update(out, 0, increment))?;
         }
         let end_stream = head.has(flag::END_STREAM);
         if payload > 0 {
@@ -329,12 +329,7 @@ impl Connection {
     }
 
     /// A piece of payload, which is not empty.
-    fn data<'b>(
-        &mut self,
-        id: u32,
-        payload: &'b [u8],
-        end_stream: bool,
-    ) -> Result<Option<Event<'b>>, ConnectionError> {
+    fn data<'b>(&mut self, id: u32, payload: &'b [u8], end_stream: bool) -> Result<Option<Event<'b>>, ConnectionError> {
         // It may have been reset since the frame began.
         let Some(stream) = self.streams.get_mut(id) else { return Ok(None) };
         let length = payload.len() as u32;
@@ -392,7 +387,7 @@ impl Connection {
             self.events.push_back(Event::Reset { stream: StreamId(id), token: stream.token, code, by_peer: false });
         }
         self.closed.discarded(id);
-        self.reply(|out| crate::frame::rst_stream(out, id, code))?;
+        self.reply(|out| frame::rst_stream(out, id, code))?;
         if !self.flood.reset() {
             return error(ErrorCode::ENHANCE_YOUR_CALM, "too many streams that had to be reset");
         }

@@ -61,11 +61,7 @@ impl Decoder {
     }
 
     /// Calls `visit` with the name and value of each field of a complete block.
-    pub(crate) fn decode(
-        &mut self,
-        mut block: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), DecoderError> {
+    pub(crate) fn decode(&mut self, mut block: &[u8], mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), DecoderError> {
         let Self { table, limit, expects_size_update, name_scratch, value_scratch } = self;
         let mut at_start = true;
         while let Some(&first) = block.first() {
@@ -110,10 +106,7 @@ impl Decoder {
 }
 
 /// RFC 7541, 5.2: a string literal, borrowed from the block or unpacked into `scratch`.
-fn string<'s, 'b: 's>(
-    block: &mut &'b [u8],
-    scratch: &'s mut Vec<u8>,
-) -> Result<&'s [u8], DecoderError> {
+fn string<'s, 'b: 's>(block: &mut &'b [u8], scratch: &'s mut Vec<u8>) -> Result<&'s [u8], DecoderError> {
     let is_huffman = block.first().ok_or(DecoderError::Truncated)? & 0x80 != 0;
     let length = integer::decode(block, 7)?;
     let (text, rest) = block.split_at_checked(length).ok_or(DecoderError::Truncated)?;

@@ -168,7 +168,7 @@ mod tests {
             let length = usize::from(LENGTHS[usize::from(*byte)]);
             bits += &format!("{:0length$b}", CODES[usize::from(*byte)]);
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         (0..bits.len() / 8)

@@ -137,7 +137,8 @@ fn touched_names_each_address_that_may_resolve_differently() {
     use EndpointCondition::{NotReady, Ready};
     let mut store = store();
     let touched = |applied: Applied| {
-        let addresses: Vec<_> = applied.touched.iter().map(ToString::to_string).collect();
+        let mut addresses: Vec<_> = applied.touched.iter().map(ToString::to_string).collect();
+        addresses.sort();
         addresses.join(" ")
     };
     assert_eq!(touched(store.put_services([service("web", &["10.1.0.1"])])), "10.1.0.1");

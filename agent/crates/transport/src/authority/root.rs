@@ -85,10 +85,7 @@ pub(super) fn open(directory: &Path, trust_domain: &str, now: SystemTime) -> Res
         match (exists(&certificate)?, exists(&key)?) {
             (true, true) => {}
             (true, false) => {
-                return Err(AuthorityError::Incomplete {
-                    present: certificate,
-                    missing: key,
-                });
+                return Err(AuthorityError::Incomplete { present: certificate, missing: key });
             }
             (false, has_key) => make(directory, has_key, trust_domain, now)?,
         }
@@ -101,11 +98,12 @@ pub(super) fn open(directory: &Path, trust_domain: &str, now: SystemTime) -> Res
 fn make(directory: &Path, has_key: bool, trust_domain: &str, now: SystemTime) -> Result<(), AuthorityError> {
     let impossible = |error: rcgen::Error| AuthorityError::Make(error.to_string());
     let key_path = directory.join(KEY);
-    let mut key = if has_key {
+    let key = if has_key {
         read_key(&key_path)?
     } else {
-        let key = KeyPair::generate().map_err(impossible)?;
+        let mut key = KeyPair::generate().map_err(impossible)?;
         let pem = Zeroizing::new(key.serialize_pem());
+        key.zeroize();
         write_whole(&key_path, pem.as_bytes())?;
         key
     };
@@ -122,7 +120,6 @@ fn make(directory: &Path, has_key: bool, trust_domain: &str, now: SystemTime) ->
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key).map_err(impossible)?;
-    key.zeroize();
     write_whole(&directory.join(CERTIFICATE), certificate.pem().as_bytes())?;
     tracing::info!(directory = %directory.display(), "made a new root for the embedded certificate authority");
     Ok(())
@@ -131,12 +128,9 @@ fn make(directory: &Path, has_key: bool, trust_domain: &str, now: SystemTime) ->
 fn load(directory: &Path, now: SystemTime) -> Result<Root, AuthorityError> {
     let path = directory.join(CERTIFICATE);
     let key_path = directory.join(KEY);
-    let mut key = read_key(&key_path)?;
+    let key = read_key(&key_path)?;
     let certificate = certificates(&path)?.swap_remove(0);
-    let unusable = |reason: String| AuthorityError::Unusable {
-        path: path.clone(),
-        reason,
-    };
+    let unusable = |reason: String| AuthorityError::Unusable { path: path.clone(), reason };
     let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|error| unusable(error.to_string()))?;
     if !parsed.is_ca() {
         return Err(unusable("it is not the certificate of an authority".into()));
@@ -162,10 +156,7 @@ fn load(directory: &Path, now: SystemTime) -> Result<Root, AuthorityError> {
     } else if issuer_is_root {
         vec![certificate.clone()]
     } else {
-        return Err(AuthorityError::Incomplete {
-            present: path,
-            missing: roots_path,
-        });
+        return Err(AuthorityError::Incomplete { present: path, missing: roots_path });
     };
     let chain_path = directory.join(CHAIN);
     let intermediates = if exists(&chain_path)? {
@@ -181,25 +172,13 @@ fn load(directory: &Path, now: SystemTime) -> Result<Root, AuthorityError> {
     } else {
         vec![certificate.clone()]
     };
-    // From here on the key signs and is not exported.
-    key.zeroize();
     let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(error.to_string()))?;
-    Ok(Root {
-        issuer,
-        not_after,
-        intermediates,
-        roots,
-    })
+    Ok(Root { issuer, not_after, intermediates, roots })
 }
 
 fn read_key(path: &Path) -> Result<KeyPair, AuthorityError> {
-    let pem = std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(failed("reading", path))?;
-    let mode = std::fs::metadata(path)
-        .map_err(failed("reading", path))?
-        .permissions()
-        .mode();
+    let pem = std::fs::read_to_string(path).map(Zeroizing::new).map_err(failed("reading", path))?;
+    let mode = std::fs::metadata(path).map_err(failed("reading", path))?.permissions().mode();
     if mode & 0o077 != 0 {
         tracing::warn!(
             key = %path.display(),
@@ -207,17 +186,17 @@ fn read_key(path: &Path) -> Result<KeyPair, AuthorityError> {
             "others can read the certificate authority's key: chmod 600 it"
         );
     }
-    KeyPair::from_pem(&pem).map_err(|error| AuthorityError::Unusable {
+    let mut key = KeyPair::from_pem(&pem).map_err(|error| AuthorityError::Unusable {
         path: path.to_owned(),
         reason: format!("it is not a private key: {error}"),
-    })
+    })?;
+    // What is wiped is the copy for export; the key goes on signing.
+    key.zeroize();
+    Ok(key)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
-    let unusable = |reason| AuthorityError::Unusable {
-        path: path.to_owned(),
-        reason,
-    };
+    let unusable = |reason| AuthorityError::Unusable { path: path.to_owned(), reason };
     let pem = std::fs::read(path).map_err(failed("reading", path))?;
     let certificates = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
@@ -262,14 +241,10 @@ fn write_whole(path: &Path, content: &[u8]) -> Result<(), AuthorityError> {
         .mode(0o600)
         .open(&partial)
         .map_err(failed("creating", &partial))?;
-    file.write_all(content)
-        .and_then(|()| file.sync_all())
-        .map_err(failed("writing", &partial))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("writing", &partial))?;
     std::fs::rename(&partial, path).map_err(failed("renaming", &partial))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed("writing", directory))
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("writing", directory))
 }
 
 fn exists(path: &Path) -> Result<bool, AuthorityError> {

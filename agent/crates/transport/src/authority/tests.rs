@@ -61,9 +61,11 @@ async fn a_certificate_names_one_workload_and_says_what_it_is_for() {
         let other = issue(&authority, "web").await;
         X509Certificate::from_der(&other.chain[0]).unwrap().1.raw_serial().to_vec()
     });
-    assert!(leaf.extensions().iter().any(|extension| {
-        matches!(extension.parsed_extension(), ParsedExtension::AuthorityKeyIdentifier(_))
-    }));
+    assert!(
+        leaf.extensions()
+            .iter()
+            .any(|extension| { matches!(extension.parsed_extension(), ParsedExtension::AuthorityKeyIdentifier(_)) })
+    );
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
     let (begin, end) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
     assert!((60..=180).contains(&(now - begin)), "back-dated by {} s", now - begin);
@@ -78,13 +80,7 @@ async fn only_what_was_asked_for_rightly_is_signed() {
     let cases = [
         (request(&foreign, &foreign), "is not of the trust domain"),
         (request(&identity("web"), &identity("db")), "is not for spiffe://"),
-        (
-            SigningRequest {
-                request: vec![0x30, 0].into(),
-                ..request(&identity("web"), &identity("web"))
-            },
-            "not usable",
-        ),
+        (SigningRequest { request: vec![0x30, 0].into(), ..request(&identity("web"), &identity("web")) }, "not usable"),
         (
             {
                 let mut tampered = request(&identity("web"), &identity("web"));
@@ -181,16 +177,9 @@ fn files_that_do_not_belong_together_are_refused_with_the_reason() {
         (&[("ca-cert.pem", root.pem()), ("ca-key.pem", "nonsense".into())], "it is not a private key"),
         (&[("ca-cert.pem", "nonsense".into()), ("ca-key.pem", root.key_pem())], "it holds no certificate"),
         (&[("ca-cert.pem", leaf), ("ca-key.pem", leaf_key)], "not the certificate of an authority"),
+        (&[("ca-cert.pem", intermediate.pem()), ("ca-key.pem", intermediate.key_pem())], "root-cert.pem is not"),
         (
-            &[("ca-cert.pem", intermediate.pem()), ("ca-key.pem", intermediate.key_pem())],
-            "root-cert.pem is not",
-        ),
-        (
-            &[
-                ("ca-cert.pem", root.pem()),
-                ("ca-key.pem", root.key_pem()),
-                ("root-cert.pem", other.pem()),
-            ],
+            &[("ca-cert.pem", root.pem()), ("ca-key.pem", root.key_pem()), ("root-cert.pem", other.pem())],
             "refused by its own roots",
         ),
     ];

@@ -59,11 +59,8 @@ impl Entry {
             Next::UnderWay => None,
             Next::At(time) => Some(time),
         };
-        let withdrawing = self
-            .current
-            .as_ref()
-            .filter(|_| !self.withdrawn)
-            .map(|tls| tls.not_after() + Duration::from_secs(1));
+        let withdrawing =
+            self.current.as_ref().filter(|_| !self.withdrawn).map(|tls| tls.not_after() + Duration::from_secs(1));
         asking.into_iter().chain(withdrawing).min()
     }
 

@@ -34,18 +34,11 @@ enum Kind {
 impl Watched {
     /// Reads the configured files into `bundle`; `None` when none is configured.
     pub(super) fn load(options: &CertificateOptions, bundle: &TrustBundle) -> Result<Option<Self>, BundleError> {
-        let configured = [
-            (&options.extra_roots, Kind::Roots),
-            (&options.revocation_lists, Kind::RevocationLists),
-        ];
+        let configured = [(&options.extra_roots, Kind::Roots), (&options.revocation_lists, Kind::RevocationLists)];
         let mut files = Vec::new();
         for (path, kind) in configured {
             if let Some(path) = path {
-                let mut file = WatchedFile {
-                    path: path.clone(),
-                    kind,
-                    seen: None,
-                };
+                let mut file = WatchedFile { path: path.clone(), kind, seen: None };
                 file.read(bundle)?;
                 files.push(file);
             }
@@ -61,10 +54,8 @@ impl WatchedFile {
     }
 
     fn read(&mut self, bundle: &TrustBundle) -> Result<(), BundleError> {
-        let unreadable = |source| BundleError::Read {
-            path: self.path.clone(),
-            source: rustls_pki_types::pem::Error::Io(source),
-        };
+        let unreadable =
+            |source| BundleError::Read { path: self.path.clone(), source: rustls_pki_types::pem::Error::Io(source) };
         // Stamped before it is read: a change in between is seen next time.
         let stamp = self.stamp().map_err(unreadable)?;
         let pem = std::fs::read(&self.path).map_err(unreadable)?;

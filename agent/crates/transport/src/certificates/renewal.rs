@@ -8,12 +8,13 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::task::JoinSet;
 use weft_model::Identity;
 use weft_runtime::Shutdown;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use super::Certificates;
 use crate::authority::workload_params;
-use crate::source::SigningRequest;
-use crate::tls::TlsIdentity;
+use crate::bundle::TrustBundle;
+use crate::source::{Issued, SigningRequest};
+use crate::tls::{self, TlsIdentity};
 
 /// How long a source may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -65,10 +66,8 @@ impl Certificates {
         if expired {
             self.publish(&entries);
         }
-        let mut due: Vec<(SystemTime, Identity)> = entries
-            .iter()
-            .filter_map(|(identity, entry)| Some((entry.urgency(now)?, identity.clone())))
-            .collect();
+        let mut due: Vec<(SystemTime, Identity)> =
+            entries.iter().filter_map(|(identity, entry)| Some((entry.urgency(now)?, identity.clone()))).collect();
         due.sort();
         let free = self.options.concurrency.max(1).saturating_sub(under_way.len());
         for (_, identity) in due.into_iter().take(free) {
@@ -90,44 +89,39 @@ impl Certificates {
             return LOOK_EVERY;
         }
         let next = entries.values().filter_map(|entry| entry.due()).min();
-        next.map_or(LOOK_EVERY, |time| {
-            time.duration_since(now).unwrap_or_default().min(LOOK_EVERY)
-        })
+        next.map_or(LOOK_EVERY, |time| time.duration_since(now).unwrap_or_default().min(LOOK_EVERY))
     }
 
     /// Makes a key, has it certified, and checks the answer.
     async fn obtain(&self, identity: &Identity) -> Result<Arc<TlsIdentity>, String> {
-        let mut key = KeyPair::generate().map_err(|error| format!("making a key: {error}"))?;
+        let key = Zeroizing::new(KeyPair::generate().map_err(|error| format!("making a key: {error}"))?);
         let request = workload_params(identity)
             .map_err(|error| error.to_string())?
-            .serialize_request(&key)
+            .serialize_request(&*key)
             .map_err(|error| format!("making a signing request: {error}"))?;
         let request = SigningRequest {
             identity: identity.clone(),
             request: request.der().clone(),
             lifetime: self.options.lifetime,
         };
-        let issued = self
-            .source
-            .issue(&request)
-            .await
-            .map_err(|error| format!("{}: {error}", self.source.describe()))?;
-        if !issued.roots.is_empty() {
-            self.bundle
-                .set_issued(issued.roots, &self.source.describe())
-                .map_err(|error| error.to_string())?;
-        }
+        let issued =
+            self.source.issue(&request).await.map_err(|error| format!("{}: {error}", self.source.describe()))?;
+        self.adopt(&issued)?;
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialized_der()));
-        let tls = TlsIdentity::new(
-            identity,
-            issued.chain,
-            &der,
-            Arc::clone(&self.bundle),
-            Arc::clone(&self.trust_domains),
-        );
-        drop(der);
-        key.zeroize();
-        tls.map_err(|error| error.to_string())
+        TlsIdentity::new(identity, issued.chain, &der, Arc::clone(&self.bundle), Arc::clone(&self.trust_domains))
+            .map_err(|error| error.to_string())
+    }
+
+    /// Trusts the roots that came with a certificate, if peers that trust them will accept it: what they would refuse
+    /// must not replace what they accept.
+    fn adopt(&self, issued: &Issued) -> Result<(), String> {
+        let fault = |fault| format!("the certificate that was issued would be refused by peers: {fault}");
+        if issued.roots.is_empty() {
+            return tls::verify_chain(&self.bundle, &issued.chain, self.clock.now()).map_err(fault);
+        }
+        let named = TrustBundle::new(issued.roots.clone()).map_err(|error| error.to_string())?;
+        tls::verify_chain(&named, &issued.chain, self.clock.now()).map_err(fault)?;
+        self.bundle.set_issued(issued.roots.clone(), &self.source.describe()).map_err(|error| error.to_string())
     }
 
     fn take(&self, Answer { identity, id, result }: Answer) {
@@ -136,13 +130,6 @@ impl Certificates {
         let Some(entry) = entries.get_mut(&identity).filter(|entry| entry.id == id) else {
             return;
         };
-        let result = result.and_then(|tls| {
-            if tls.not_after() > now {
-                Ok(tls)
-            } else {
-                Err("the certificate that was issued has expired already".to_owned())
-            }
-        });
         match result {
             Ok(tls) => {
                 tracing::debug!(%identity, serial = tls.serial(), "certificate issued");

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use weft_model::Identity;
@@ -31,6 +32,8 @@ impl Clock for PausedClock {
 struct Moody {
     authority: CertificateAuthority,
     fails: Mutex<Option<&'static str>>,
+    /// Names this root in place of the authority's.
+    misnames: Mutex<Option<CertificateDer<'static>>>,
     takes: Mutex<Duration>,
     asked: Mutex<HashMap<Identity, usize>>,
     at_once: AtomicUsize,
@@ -49,7 +52,13 @@ impl CertificateSource for Moody {
             let fails = *self.fails.lock().unwrap();
             match fails {
                 Some(reason) => Err(SourceError::Failed(reason.into())),
-                None => self.authority.issue(request).await,
+                None => {
+                    let mut issued = self.authority.issue(request).await?;
+                    if let Some(root) = self.misnames.lock().unwrap().clone() {
+                        issued.roots = vec![root];
+                    }
+                    Ok(issued)
+                }
             }
         })
     }
@@ -74,14 +83,12 @@ impl World {
 
     fn with(change: impl FnOnce(&TempDir, CertificateOptions) -> CertificateOptions) -> Self {
         let directory = TempDir::new().unwrap();
-        let clock = Arc::new(PausedClock {
-            date: SystemTime::now(),
-            since: Instant::now(),
-        });
+        let clock = Arc::new(PausedClock { date: SystemTime::now(), since: Instant::now() });
         let authority = CertificateAuthority::open(&directory.path().join("ca"), TRUST_DOMAIN, clock.clone()).unwrap();
         let source = Arc::new(Moody {
             authority,
             fails: Mutex::default(),
+            misnames: Mutex::default(),
             takes: Mutex::default(),
             asked: Mutex::default(),
             at_once: AtomicUsize::default(),
@@ -90,13 +97,7 @@ impl World {
         let tasks = Tasks::new();
         let options = change(&directory, CertificateOptions::default());
         let certificates = Certificates::start(source.clone(), options, clock.clone(), &tasks).unwrap();
-        Self {
-            source,
-            certificates,
-            clock,
-            tasks,
-            directory,
-        }
+        Self { source, certificates, clock, tasks, directory }
     }
 
     fn fail(&self, reason: Option<&'static str>) {
@@ -184,10 +185,7 @@ async fn a_failed_renewal_keeps_the_old_certificate_and_is_tried_again() {
     assert_eq!(world.serial("web"), first, "the old one is kept");
     let status = world.status("web");
     assert_eq!(status.state, CertificateState::RenewalFailing);
-    assert_eq!(
-        status.last_error.as_deref(),
-        Some("the test's authority: the authority is away")
-    );
+    assert_eq!(status.last_error.as_deref(), Some("the test's authority: the authority is away"));
     // With back-off: about once a minute, not in a circle.
     let before = world.asked("web");
     sleep(HOUR).await;
@@ -214,10 +212,7 @@ async fn an_expired_certificate_is_withdrawn_and_said_so() {
     assert_eq!(world.status("web").state, CertificateState::Expired);
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
-    assert!(matches!(
-        world.certificates.ready(&identity("web")).await,
-        Err(CertificateError::Failed { .. })
-    ));
+    assert!(matches!(world.certificates.ready(&identity("web")).await, Err(CertificateError::Failed { .. })));
     world.fail(None);
     sleep(Duration::from_secs(61)).await;
     assert_eq!(world.status("web").state, CertificateState::Ready);
@@ -241,11 +236,27 @@ async fn a_first_attempt_that_fails_is_told_to_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_peers_would_refuse_is_not_used_nor_are_its_roots() {
+    let world = World::new();
+    world.certificates.want(&identity("web"));
+    world.certificates.ready(&identity("web")).await.unwrap();
+    let first = world.serial("web");
+    *world.source.misnames.lock().unwrap() = Some(TestRoot::new("another").der());
+    sleep(14 * HOUR).await;
+    let status = world.status("web");
+    assert_eq!((status.state, status.serial), (CertificateState::RenewalFailing, first));
+    let error = status.last_error.unwrap();
+    assert!(error.contains("would be refused by peers"), "{error}");
+    // What was trusted still is: when the source has recovered, all is as before.
+    *world.source.misnames.lock().unwrap() = None;
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(world.status("web").state, CertificateState::Ready);
+    assert_eq!(world.certificates.bundle().roots(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_that_hangs_is_given_up_and_holds_nobody_up_for_ever() {
-    let world = World::with(|_, options| CertificateOptions {
-        concurrency: 3,
-        ..options
-    });
+    let world = World::with(|_, options| CertificateOptions { concurrency: 3, ..options });
     *world.source.takes.lock().unwrap() = 10_000 * HOUR;
     for name in ["a", "b", "c"] {
         world.certificates.want(&identity(name));
@@ -261,10 +272,7 @@ async fn a_source_that_hangs_is_given_up_and_holds_nobody_up_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_requests_run_at_once_than_allowed() {
-    let world = World::with(|_, options| CertificateOptions {
-        concurrency: 4,
-        ..options
-    });
+    let world = World::with(|_, options| CertificateOptions { concurrency: 4, ..options });
     *world.source.takes.lock().unwrap() = Duration::from_millis(100);
     for number in 0..50 {
         world.certificates.want(&identity(&format!("w{number}")));
@@ -297,10 +305,7 @@ async fn further_roots_are_trusted_and_read_again_when_their_file_changes() {
     let world = World::with(|directory, options| {
         let path = directory.path().join("roots.pem");
         std::fs::write(&path, other.pem()).unwrap();
-        CertificateOptions {
-            extra_roots: Some(path),
-            ..options
-        }
+        CertificateOptions { extra_roots: Some(path), ..options }
     });
     world.certificates.want(&identity("web"));
     world.certificates.ready(&identity("web")).await.unwrap();
@@ -332,10 +337,8 @@ async fn a_file_of_roots_that_cannot_be_used_stops_the_start() {
     let directory = TempDir::new().unwrap();
     let clock = Arc::new(weft_runtime::SystemClock);
     let authority = CertificateAuthority::open(directory.path(), TRUST_DOMAIN, clock.clone()).unwrap();
-    let options = CertificateOptions {
-        extra_roots: Some(directory.path().join("none.pem")),
-        ..CertificateOptions::default()
-    };
+    let options =
+        CertificateOptions { extra_roots: Some(directory.path().join("none.pem")), ..CertificateOptions::default() };
     let error = Certificates::start(Arc::new(authority), options, clock, &Tasks::new()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("none.pem"), "{error}");
 }

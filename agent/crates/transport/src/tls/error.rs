@@ -54,10 +54,7 @@ pub enum TlsError {
 
 impl TlsError {
     pub(super) fn unexpected(reason: &'static str) -> Self {
-        Self::Protocol {
-            alert: Alert::UNEXPECTED_MESSAGE,
-            reason,
-        }
+        Self::Protocol { alert: Alert::UNEXPECTED_MESSAGE, reason }
     }
 
     /// The alert that tells the peer, when it has not been told yet. Errors of [`super::Handshake::advance`] have
@@ -81,10 +78,7 @@ impl TlsError {
 
     /// Whether the peer is to blame, rather than this node.
     pub fn is_peers_fault(&self) -> bool {
-        !matches!(
-            self,
-            Self::OwnCertificateExpired(_) | Self::NothingExpected | Self::Misuse(_) | Self::Internal(_)
-        )
+        !matches!(self, Self::OwnCertificateExpired(_) | Self::NothingExpected | Self::Misuse(_) | Self::Internal(_))
     }
 
     /// Reads what rustls says; what our verifier said to it comes out again as it was.

@@ -8,7 +8,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::kernel::KernelConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, ExtractedSecrets, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, CommonState, ExtractedSecrets, ServerConfig};
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use weft_model::Identity;
 
@@ -38,10 +38,7 @@ enum Connection {
 
 /// How far a handshake is.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart at once, and a box would outlive the handshake"
-)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once, and a box would outlive the handshake")]
 pub enum Progress {
     /// Send what is in `outgoing`; come back with more bytes.
     Continue,
@@ -80,18 +77,12 @@ impl Handshake {
         // rustls wants a name; none is sent, since SNI is off, and the verifier looks at identities alone.
         let nameless = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4])));
         let connection = UnbufferedClientConnection::new(config, nameless).map_err(TlsError::Internal)?;
-        Ok(Self {
-            connection: Connection::Client(Box::new(connection)),
-            whole: 0,
-        })
+        Ok(Self { connection: Connection::Client(Box::new(connection)), whole: 0 })
     }
 
     pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let connection = UnbufferedServerConnection::new(config).map_err(TlsError::Internal)?;
-        Ok(Self {
-            connection: Connection::Server(Box::new(connection)),
-            whole: 0,
-        })
+        Ok(Self { connection: Connection::Server(Box::new(connection)), whole: 0 })
     }
 
     /// Takes received bytes from the front of `incoming` and appends what must be sent to `outgoing`. A client begins
@@ -210,10 +201,11 @@ impl Established {
         Ok(Self {
             leaf: Leaf::read(certificate).map_err(TlsError::Certificate)?,
             speaks_h2: connection.alpn_protocol() == Some(ALPN),
-            suite: connection
-                .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str())
-                .unwrap_or("unknown"),
+            suite: match connection.negotiated_cipher_suite().map(|suite| suite.suite()) {
+                Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
+                Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
+                _ => return Err(TlsError::Misuse("a cipher suite was negotiated that was not offered")),
+            },
             group: connection
                 .negotiated_key_exchange_group()
                 .and_then(|group| group.name().as_str())
@@ -278,8 +270,5 @@ fn take<Data>(status: UnbufferedStatus<'_, '_, Data>, outgoing: &mut Vec<u8>) ->
 fn is_alert(record: &[u8]) -> bool {
     const LENGTH: u8 = 2;
     const PROTECTED_LENGTH: u8 = LENGTH + Sealer::TRAILER as u8;
-    matches!(
-        record,
-        [content_type::ALERT, ..] | [content_type::APPLICATION_DATA, _, _, 0, PROTECTED_LENGTH, ..]
-    )
+    matches!(record, [content_type::ALERT, ..] | [content_type::APPLICATION_DATA, _, _, 0, PROTECTED_LENGTH, ..])
 }

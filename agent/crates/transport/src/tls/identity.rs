@@ -35,9 +35,7 @@ pub struct TlsIdentity {
 
 impl fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsIdentity")
-            .field("leaf", &self.leaf)
-            .finish_non_exhaustive()
+        f.debug_struct("TlsIdentity").field("leaf", &self.leaf).finish_non_exhaustive()
     }
 }
 
@@ -54,17 +52,9 @@ impl TlsIdentity {
         bundle: Arc<TrustBundle>,
         trust_domains: Arc<[String]>,
     ) -> Result<Arc<Self>, OwnCertificateError> {
-        let unusable = |fault| OwnCertificateError::Certificate {
-            identity: identity.clone(),
-            fault,
-        };
-        let bad_key = |reason| OwnCertificateError::Key {
-            identity: identity.clone(),
-            reason,
-        };
-        let first = chain
-            .first()
-            .ok_or_else(|| unusable(CertificateFault::Malformed("the chain is empty".into())))?;
+        let unusable = |fault| OwnCertificateError::Certificate { identity: identity.clone(), fault };
+        let bad_key = |reason| OwnCertificateError::Key { identity: identity.clone(), reason };
+        let first = chain.first().ok_or_else(|| unusable(CertificateFault::Malformed("the chain is empty".into())))?;
         let leaf = Leaf::read(first).map_err(unusable)?;
         if leaf.identity != *identity {
             return Err(unusable(CertificateFault::WrongIdentity {
@@ -86,10 +76,7 @@ impl TlsIdentity {
     ) -> Result<Arc<Self>, rustls::Error> {
         let resolver = Arc::new(SingleCertAndKey::from(certified));
         // The list of expected identities differs by connection; `connect` puts it in.
-        let nobody = Server {
-            bundle: Arc::clone(&bundle),
-            expected: Arc::new([]),
-        };
+        let nobody = Server { bundle: Arc::clone(&bundle), expected: Arc::new([]) };
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -99,10 +86,7 @@ impl TlsIdentity {
         client.enable_sni = false;
         client.resumption = Resumption::disabled();
         client.enable_secret_extraction = true;
-        let clients = Clients {
-            bundle: Arc::clone(&bundle),
-            trust_domains,
-        };
+        let clients = Clients { bundle: Arc::clone(&bundle), trust_domains };
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(clients))
@@ -111,12 +95,7 @@ impl TlsIdentity {
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         server.enable_secret_extraction = true;
-        Ok(Arc::new(Self {
-            leaf,
-            client,
-            server: Arc::new(server),
-            bundle,
-        }))
+        Ok(Arc::new(Self { leaf, client, server: Arc::new(server), bundle }))
     }
 
     /// Starts a client's handshake. The server must prove one of `expected`: the workload that is dialled, or another
@@ -130,10 +109,9 @@ impl TlsIdentity {
         }
         self.check_validity()?;
         let mut config = self.client.clone();
-        config.dangerous().set_certificate_verifier(Arc::new(Server {
-            bundle: Arc::clone(&self.bundle),
-            expected: expected.into(),
-        }));
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::new(Server { bundle: Arc::clone(&self.bundle), expected: expected.into() }));
         Handshake::client(Arc::new(config))
     }
 

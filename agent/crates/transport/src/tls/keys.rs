@@ -51,9 +51,7 @@ impl RecordKey {
     /// Decrypts `ciphertext` in place, the tag being its last 16 bytes, and returns the plaintext's length.
     pub(super) fn open(&mut self, header: [u8; RECORD_HEADER], ciphertext: &mut [u8]) -> Result<usize, TlsError> {
         let length = ciphertext.len().checked_sub(TAG).ok_or(TlsError::BadRecord)?;
-        self.key
-            .open_in_place(self.nonce(), Aad::from(header), ciphertext)
-            .map_err(|_| TlsError::BadRecord)?;
+        self.key.open_in_place(self.nonce(), Aad::from(header), ciphertext).map_err(|_| TlsError::BadRecord)?;
         self.sequence += 1;
         Ok(length)
     }
@@ -78,10 +76,7 @@ pub(super) struct KeySchedule {
 
 impl KeySchedule {
     pub(super) fn new(secrets: Box<dyn TrafficSecrets>) -> Self {
-        Self {
-            secrets: Mutex::new(secrets),
-            reply_due: AtomicBool::new(false),
-        }
+        Self { secrets: Mutex::new(secrets), reply_due: AtomicBool::new(false) }
     }
 
     /// The key for what is sent after our KeyUpdate.

@@ -68,9 +68,8 @@ fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, Certifi
 /// Names that are no text are counted as well: a reader that skips them would see one name where another reader sees
 /// two, and two parties would then judge two identities.
 fn only_uri<'c>(certificate: &'c X509Certificate<'_>) -> Result<&'c str, CertificateFault> {
-    let extension = certificate
-        .subject_alternative_name()
-        .map_err(|error| CertificateFault::Malformed(error.to_string()))?;
+    let extension =
+        certificate.subject_alternative_name().map_err(|error| CertificateFault::Malformed(error.to_string()))?;
     let names = extension.map_or(&[][..], |extension| &extension.value.general_names);
     let mut uris = Vec::new();
     for name in names {
@@ -84,12 +83,7 @@ fn only_uri<'c>(certificate: &'c X509Certificate<'_>) -> Result<&'c str, Certifi
         [Some(uri)] => Ok(uri),
         _ => Err(CertificateFault::UriNames {
             count: uris.len(),
-            names: uris
-                .iter()
-                .take(4)
-                .map(|uri| uri.unwrap_or("not text"))
-                .collect::<Vec<_>>()
-                .join(", "),
+            names: uris.iter().take(4).map(|uri| uri.unwrap_or("not text")).collect::<Vec<_>>().join(", "),
         }),
     }
 }

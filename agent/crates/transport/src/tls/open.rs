@@ -46,13 +46,7 @@ pub enum Content {
 
 impl Opener {
     pub(super) fn new(key: RecordKey, schedule: Arc<KeySchedule>) -> Self {
-        Self {
-            key,
-            schedule,
-            messages: Messages::default(),
-            control_in_a_row: 0,
-            closed: false,
-        }
+        Self { key, schedule, messages: Messages::default(), control_in_a_row: 0, closed: false }
     }
 
     /// How many bytes the record at the front of `buf` has altogether, as soon as its header is there: what a reader
@@ -71,10 +65,7 @@ impl Opener {
     /// meaningful any more.
     pub fn open(&mut self, buf: &mut [u8]) -> Result<Option<Opened>, TlsError> {
         if self.closed {
-            return Ok((!buf.is_empty()).then(|| Opened {
-                consumed: buf.len(),
-                content: Content::Closed,
-            }));
+            return Ok((!buf.is_empty()).then_some(Opened { consumed: buf.len(), content: Content::Closed }));
         }
         let Some((header, rest)) = buf.split_first_chunk_mut::<RECORD_HEADER>() else {
             return Ok(None);
@@ -105,10 +96,7 @@ impl Opener {
             Inner::Control => Content::Control,
             Inner::Closed => Content::Closed,
         };
-        Ok(Some(Opened {
-            consumed: RECORD_HEADER + length,
-            content,
-        }))
+        Ok(Some(Opened { consumed: RECORD_HEADER + length, content }))
     }
 
     #[inline]
@@ -176,10 +164,7 @@ enum Inner {
 }
 
 fn overflow() -> TlsError {
-    TlsError::Protocol {
-        alert: Alert::RECORD_OVERFLOW,
-        reason: "the peer sent a record longer than allowed",
-    }
+    TlsError::Protocol { alert: Alert::RECORD_OVERFLOW, reason: "the peer sent a record longer than allowed" }
 }
 
 /// Reads the handshake messages of an established session, which may be spread over records and share them (5.1),

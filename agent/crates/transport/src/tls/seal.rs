@@ -30,12 +30,7 @@ impl Sealer {
     pub const MAX_PLAINTEXT: usize = MAX_CONTENT;
 
     pub(super) fn new(key: RecordKey, schedule: Arc<KeySchedule>) -> Self {
-        Self {
-            key,
-            schedule,
-            update_after: UPDATE_AFTER,
-            ended: false,
-        }
+        Self { key, schedule, update_after: UPDATE_AFTER, ended: false }
     }
 
     /// Turns `record`, which is [`Sealer::HEADER`] free bytes, the plaintext and [`Sealer::TRAILER`] free bytes, into a
@@ -115,8 +110,7 @@ impl Sealer {
         out.extend_from_slice(&[0; Self::HEADER]);
         out.extend_from_slice(content);
         out.extend_from_slice(&[0; Self::TRAILER]);
-        self.protect(content_type, &mut out[start..])
-            .inspect_err(|_| out.truncate(start))
+        self.protect(content_type, &mut out[start..]).inspect_err(|_| out.truncate(start))
     }
 
     /// Writes header and inner content type, encrypts. The key's limit is not checked here: what ends or updates it
@@ -127,9 +121,8 @@ impl Sealer {
             .checked_sub(Self::HEADER + Self::TRAILER)
             .filter(|length| *length <= Self::MAX_PLAINTEXT)
             .ok_or(TlsError::Misuse("a record of a wrong length was to be sealed"))?;
-        let [high, low] = u16::try_from(plaintext + Self::TRAILER)
-            .expect("the longest record is shorter than 2^16")
-            .to_be_bytes();
+        let [high, low] =
+            u16::try_from(plaintext + Self::TRAILER).expect("the longest record is shorter than 2^16").to_be_bytes();
         // The outer type and version are fixed, and authenticated with the length (5.2).
         let header = [content_type::APPLICATION_DATA, 3, 3, high, low];
         let (head, rest) = record.split_at_mut(Self::HEADER);

@@ -97,12 +97,19 @@ fn each_side_learns_the_others_identity_and_data_flows_both_ways() {
     let (mut client, mut server) = sessions();
     assert_eq!(client.peer, identity("db"));
     assert_eq!(server.peer, identity("web"));
-    assert_eq!(client.group, "X25519MLKEM768");
+    assert_eq!((client.group, client.suite), ("X25519MLKEM768", "TLS_AES_128_GCM_SHA256"));
     assert!(client.peer_not_after > SystemTime::now());
     let mut wire = record(&mut client, b"question");
     assert_eq!(read_all(&mut server, &mut wire).unwrap().0, b"question");
     let mut wire = record(&mut server, b"answer");
     assert_eq!(read_all(&mut client, &mut wire).unwrap().0, b"answer");
+}
+
+#[test]
+fn handshakes_and_sessions_may_be_handed_to_another_thread() {
+    fn assert_send<T: Send>() {}
+    assert_send::<Handshake>();
+    assert_send::<Session>();
 }
 
 #[test]
@@ -184,9 +191,7 @@ fn a_chain_that_was_verified_before_is_refused_when_its_time_is_over_or_its_root
     // The chain counts, not the leaf alone.
     let without = verify_chain(&bundle, &chain[..1], now);
     assert!(matches!(without, Err(CertificateFault::Chain(_))), "{without:?}");
-    bundle
-        .set_revocation_lists(intermediate.revoking_list().as_bytes(), "revoked.pem".into())
-        .unwrap();
+    bundle.set_revocation_lists(intermediate.revoking_list().as_bytes(), "revoked.pem".into()).unwrap();
     assert_eq!(verify_chain(&bundle, &chain, now), Err(CertificateFault::Revoked));
 }
 

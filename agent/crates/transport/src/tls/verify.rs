@@ -8,8 +8,8 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use weft_model::Identity;
 use webpki::{CertRevocationList, EndEntityCert, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy};
+use weft_model::Identity;
 
 use super::error::CertificateFault;
 use super::leaf::{Leaf, validity};
@@ -88,10 +88,7 @@ impl ServerCertVerifier for Server {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let presented = verify(&self.bundle, end_entity, intermediates, now, Purpose::Server).map_err(refuse)?;
         if !self.expected.contains(&presented) {
-            return Err(refuse(CertificateFault::WrongIdentity {
-                presented,
-                expected: Arc::clone(&self.expected),
-            }));
+            return Err(refuse(CertificateFault::WrongIdentity { presented, expected: Arc::clone(&self.expected) }));
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -125,9 +122,8 @@ pub(crate) fn verify_chain(
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<(), CertificateFault> {
-    let (leaf, intermediates) = chain
-        .split_first()
-        .ok_or_else(|| CertificateFault::Malformed("the chain is empty".into()))?;
+    let (leaf, intermediates) =
+        chain.split_first().ok_or_else(|| CertificateFault::Malformed("the chain is empty".into()))?;
     let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
     verify(bundle, leaf, intermediates, now, Purpose::Server)?;
     verify(bundle, leaf, intermediates, now, Purpose::Client)?;
@@ -166,9 +162,7 @@ fn verify(
         return Err(CertificateFault::Malformed("its names are ambiguous".into()));
     }
     if let Some((not_before, not_after)) = common_validity(&leaf, intermediates) {
-        trusted
-            .verified
-            .remember(key, leaf.identity.clone(), not_before, not_after);
+        trusted.verified.remember(key, leaf.identity.clone(), not_before, not_after);
     }
     Ok(leaf.identity)
 }
@@ -189,12 +183,10 @@ fn refuse(fault: CertificateFault) -> rustls::Error {
 
 fn fault(error: webpki::Error) -> CertificateFault {
     match error {
-        webpki::Error::CertExpired { not_after, .. } => CertificateFault::Expired {
-            not_after: system_time(not_after),
-        },
-        webpki::Error::CertNotValidYet { not_before, .. } => CertificateFault::NotYetValid {
-            not_before: system_time(not_before),
-        },
+        webpki::Error::CertExpired { not_after, .. } => CertificateFault::Expired { not_after: system_time(not_after) },
+        webpki::Error::CertNotValidYet { not_before, .. } => {
+            CertificateFault::NotYetValid { not_before: system_time(not_before) }
+        }
         webpki::Error::CertRevoked => CertificateFault::Revoked,
         webpki::Error::BadDer
         | webpki::Error::BadDerTime

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::manifest::text::null_as_default;
 
@@ -19,7 +19,7 @@ pub(crate) struct PolicyManifest {
     pub spec: PolicySpec,
     /// Written by a control plane.
     #[serde(rename = "status")]
-    _status: Option<IgnoredAny>,
+    _status: Option<Value>,
 }
 
 /// `spec`.
@@ -34,7 +34,7 @@ pub(crate) struct PolicySpec {
     pub rules: Vec<RuleSpec>,
     pub action: Option<String>,
     #[serde(rename = "provider")]
-    _provider: Option<IgnoredAny>,
+    _provider: Option<Value>,
 }
 
 /// `spec.selector`.

@@ -5,13 +5,9 @@ use super::*;
 /// A server with streams 1 (open), 3 (half closed by the client), 5 (ended by both) and 9 (reset here); 7 was skipped.
 fn server_with_streams() -> Connection {
     let mut server = server(Config::default());
-    let input = [
-        connect(1),
-        headers(3, flag::END_STREAM, &CONNECT),
-        headers(5, flag::END_STREAM, &CONNECT),
-        connect(9),
-    ]
-    .concat();
+    let input =
+        [connect(1), headers(3, flag::END_STREAM, &CONNECT), headers(5, flag::END_STREAM, &CONNECT), connect(9)]
+            .concat();
     receive(&mut server, &input).expect("valid");
     server.respond(StreamId(5), 503, &[], true);
     server.reset(StreamId(9), ErrorCode::CANCEL);

@@ -5,7 +5,11 @@ use std::time::Duration;
 use super::*;
 
 /// Feeds the same input again and again, taking the output away or not; how often it was taken.
-fn flood(connection: &mut Connection, inputs: impl IntoIterator<Item = Vec<u8>>, is_drained: bool) -> (usize, ErrorCode) {
+fn flood(
+    connection: &mut Connection,
+    inputs: impl IntoIterator<Item = Vec<u8>>,
+    is_drained: bool,
+) -> (usize, ErrorCode) {
     for (times, input) in inputs.into_iter().enumerate() {
         if let Err(error) = receive(connection, &input) {
             return (times, error.code);
@@ -54,7 +58,11 @@ fn frames_that_move_nothing_are_limited() {
         server.reset(StreamId(5), ErrorCode::CANCEL);
         // The SETTINGS of the handshake count as well.
         let left = limit - 2;
-        assert_eq!(flood(&mut server, again(input.clone()), true), (left / cost, ErrorCode::ENHANCE_YOUR_CALM), "{name}");
+        assert_eq!(
+            flood(&mut server, again(input.clone()), true),
+            (left / cost, ErrorCode::ENHANCE_YOUR_CALM),
+            "{name}"
+        );
     }
 }
 
@@ -136,11 +144,12 @@ fn rapid_resets_are_limited() {
 #[test]
 fn resets_that_the_peer_provokes_are_limited() {
     // CVE-2025-8671, and its relatives.
-    let cases: [(&str, &dyn Fn(u32) -> Vec<u8>); 4] = [
-        ("WINDOW_UPDATE of nothing", &|stream| [connect(stream), window_update(stream, 0)].concat()),
-        ("DATA after the end", &|stream| [headers(stream, 1, &CONNECT), data(stream, 0, b"x")].concat()),
-        ("malformed requests", &|stream| headers(stream, 0, &[("a", "b")])),
-        ("a window that overflows", &|stream| [connect(stream), window_update(stream, MAX_STREAM)].concat()),
+    type Make = fn(u32) -> Vec<u8>;
+    let cases: [(&str, Make); 4] = [
+        ("WINDOW_UPDATE of nothing", |stream| [connect(stream), window_update(stream, 0)].concat()),
+        ("DATA after the end", |stream| [headers(stream, 1, &CONNECT), data(stream, 0, b"x")].concat()),
+        ("malformed requests", |stream| headers(stream, 0, &[("a", "b")])),
+        ("a window that overflows", |stream| [connect(stream), window_update(stream, MAX_STREAM)].concat()),
     ];
     for (name, make) in cases {
         let mut server = server(Config::default());

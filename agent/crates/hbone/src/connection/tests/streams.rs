@@ -68,8 +68,7 @@ fn either_side_may_end_first() {
         settle(&mut client, &mut server);
         server.respond(stream, 200, &[], false);
         settle(&mut client, &mut server);
-        let (first, second) =
-            if client_first { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        let (first, second) = if client_first { (&mut client, &mut server) } else { (&mut server, &mut client) };
         let mut wire = Vec::new();
         push_data(first, stream, b"x", true, &mut wire);
         assert!(!first.can_send(stream));
@@ -270,12 +269,8 @@ fn a_goaway_returns_what_was_not_looked_at() {
     }
     let mut input = Vec::new();
     frame::goaway(&mut input, 1, ErrorCode::NO_ERROR, b"bye\x1b[0m");
-    let refused = |id, token| Event::Reset {
-        stream: StreamId(id),
-        token,
-        code: ErrorCode::REFUSED_STREAM,
-        by_peer: true,
-    };
+    let refused =
+        |id, token| Event::Reset { stream: StreamId(id), token, code: ErrorCode::REFUSED_STREAM, by_peer: true };
     assert_eq!(
         receive(&mut client, &input).expect("valid"),
         [

@@ -22,8 +22,8 @@ fn naive(policies: &[Policy], workload: &Workload, peer: &Peer<'_>) -> bool {
     let is_known = |key: &Arc<str>| policies.iter().any(|policy| policy.key == *key);
     let (allow, deny) = (of(Action::Allow), of(Action::Deny));
     workload.policies.iter().all(is_known)
-        && !deny.iter().any(|policy| matches(policy))
-        && (allow.is_empty() || allow.iter().any(|policy| matches(policy)))
+        && !deny.iter().any(&matches)
+        && (allow.is_empty() || allow.iter().any(matches))
 }
 
 fn naive_matches(policy: &Policy, peer: &Peer<'_>) -> bool {

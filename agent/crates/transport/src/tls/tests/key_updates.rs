@@ -59,10 +59,7 @@ fn an_update_that_asks_for_ours_is_answered_once_before_the_next_data() {
     let (mut client, mut server) = sessions();
     let mut wire = Vec::new();
     for _ in 0..3 {
-        client
-            .sealer
-            .append(content_type::HANDSHAKE, &[24, 0, 0, 1, 1], &mut wire)
-            .unwrap();
+        client.sealer.append(content_type::HANDSHAKE, &[24, 0, 0, 1, 1], &mut wire).unwrap();
         switch_to_next_key(&mut client);
     }
     wire.extend(record(&mut client, b"under the fourth key"));
@@ -97,10 +94,7 @@ fn a_flood_of_updates_ends_the_session() {
     let (mut client, mut server) = sessions();
     let mut wire = Vec::new();
     for _ in 0..40 {
-        client
-            .sealer
-            .append(content_type::HANDSHAKE, &[24, 0, 0, 1, 1], &mut wire)
-            .unwrap();
+        client.sealer.append(content_type::HANDSHAKE, &[24, 0, 0, 1, 1], &mut wire).unwrap();
         switch_to_next_key(&mut client);
     }
     let (mut at, mut updates) = (0, 0);
@@ -121,10 +115,7 @@ fn a_flood_of_updates_ends_the_session() {
 fn no_update_follows_close_notify() {
     let (mut client, mut server) = sessions();
     let mut wire = Vec::new();
-    client
-        .sealer
-        .append(content_type::HANDSHAKE, &[24, 0, 0, 1, 1], &mut wire)
-        .unwrap();
+    client.sealer.append(content_type::HANDSHAKE, &[24, 0, 0, 1, 1], &mut wire).unwrap();
     read_all(&mut server, &mut wire).unwrap();
     let mut wire = Vec::new();
     server.sealer.close_notify(&mut wire);

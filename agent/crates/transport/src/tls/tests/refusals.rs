@@ -16,12 +16,8 @@ use crate::tls::{Alert, CertificateFault, OwnCertificateError, TlsIdentity};
 /// A TLS identity that sends `leaf`, whatever it is: what `TlsIdentity::new` would not make, or not use.
 fn impostor(claimed: &Identity, leaf: TestLeaf, root: &TestRoot) -> Arc<TlsIdentity> {
     let now = SystemTime::now();
-    let pretended = Leaf {
-        identity: claimed.clone(),
-        serial: String::new(),
-        not_before: now - HOUR,
-        not_after: now + HOUR,
-    };
+    let pretended =
+        Leaf { identity: claimed.clone(), serial: String::new(), not_before: now - HOUR, not_after: now + HOUR };
     let certified = CertifiedKey::new(leaf.chain, any_supported_type(&leaf.key).unwrap());
     TlsIdentity::assemble(pretended, certified, root.bundle(), Arc::new([TRUST_DOMAIN.into()])).unwrap()
 }
@@ -106,9 +102,7 @@ fn certificates_that_are_not_valid_at_this_time_are_refused_both_ways() {
 fn ones_own_expired_certificate_is_not_used() {
     let root = TestRoot::new("root");
     let now = SystemTime::now();
-    let expired = root
-        .leaf(&[identity("web").uri()], now - 2 * HOUR, now - HOUR)
-        .tls(&identity("web"), root.bundle());
+    let expired = root.leaf(&[identity("web").uri()], now - 2 * HOUR, now - HOUR).tls(&identity("web"), root.bundle());
     assert!(matches!(expired.connect(vec![identity("db")]), Err(TlsError::OwnCertificateExpired(_))));
     assert!(matches!(expired.accept(), Err(TlsError::OwnCertificateExpired(_))));
 }
@@ -136,10 +130,8 @@ fn self_signed_certificates_are_refused_both_ways() {
     let self_signed = |name| {
         let identity = identity(name);
         let mut params = crate::authority::workload_params(&identity).unwrap();
-        params.extended_key_usages = vec![
-            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
-            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = TestLeaf {
             chain: vec![params.self_signed(&key).unwrap().der().clone()],
@@ -210,9 +202,7 @@ fn a_revoked_certificate_is_refused() {
     let root = TestRoot::new("root");
     let web = root.tls("web");
     let bundle = root.bundle();
-    bundle
-        .set_revocation_lists(root.revoking_list().as_bytes(), "revoked.pem".into())
-        .unwrap();
+    bundle.set_revocation_lists(root.revoking_list().as_bytes(), "revoked.pem".into()).unwrap();
     let db = root.leaf_of(&identity("db")).tls(&identity("db"), bundle);
     let outcome = shake(web.connect(vec![identity("db")]).unwrap(), db.accept().unwrap(), usize::MAX);
     assert_eq!(fault_of(outcome.server), CertificateFault::Revoked);

@@ -30,10 +30,8 @@ fn plain_client_config(
     is_certified: bool,
 ) -> ClientConfig {
     let leaf = root.leaf_of(&identity("web"));
-    let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verify::Server {
-        bundle: root.bundle(),
-        expected: Arc::new([identity("db")]),
-    });
+    let verifier: Arc<dyn ServerCertVerifier> =
+        Arc::new(verify::Server { bundle: root.bundle(), expected: Arc::new([identity("db")]) });
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()
@@ -55,10 +53,7 @@ fn plain_server(root: &TestRoot, alpn: &[&[u8]]) -> Connection {
 
 fn plain_server_config(root: &TestRoot, alpn: &[&[u8]]) -> ServerConfig {
     let leaf = root.leaf_of(&identity("db"));
-    let verifier = verify::Clients {
-        bundle: root.bundle(),
-        trust_domains: Arc::new(["cluster.local".into()]),
-    };
+    let verifier = verify::Clients { bundle: root.bundle(), trust_domains: Arc::new(["cluster.local".into()]) };
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -307,11 +302,8 @@ fn a_handshake_fed_with_random_bytes_ends_without_panicking() {
     let root = TestRoot::new("root");
     let (web, db) = (root.tls("web"), root.tls("db"));
     for turn in 0..2000 {
-        let mut handshake = if turn % 2 == 0 {
-            db.accept().unwrap()
-        } else {
-            web.connect(vec![identity("db")]).unwrap()
-        };
+        let mut handshake =
+            if turn % 2 == 0 { db.accept().unwrap() } else { web.connect(vec![identity("db")]).unwrap() };
         let mut bytes: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(fastrand::usize(..300)).collect();
         if fastrand::bool() && bytes.len() > 9 {
             let length = u8::try_from(bytes.len().min(255) - 5).unwrap();

@@ -24,11 +24,7 @@ fn extensions(record: &[u8]) -> Vec<(u16, &[u8])> {
 fn a_client_offers_exactly_what_the_mesh_speaks() {
     let root = TestRoot::new("root");
     let mut hello = Vec::new();
-    root.tls("web")
-        .connect(vec![identity("db")])
-        .unwrap()
-        .advance(&mut Vec::new(), &mut hello)
-        .unwrap();
+    root.tls("web").connect(vec![identity("db")]).unwrap().advance(&mut Vec::new(), &mut hello).unwrap();
     let extensions = extensions(&hello);
     let find = |kind: u16| extensions.iter().find(|(k, _)| *k == kind).map(|(_, body)| *body);
     assert_eq!(find(0), None, "no server name");
