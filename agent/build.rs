@@ -76,20 +76,17 @@ impl Toolchain {
     fn build(&self, ebpf: &Path) -> Result<PathBuf, String> {
         // Not under OUT_DIR: `core` would be built for each profile and each target folder anew.
         let target = ebpf.join("target");
-        let flags = ["-C", "debuginfo=2", "-C", "link-arg=--btf"].join("\x1f");
+        let flags = [
+            "-Cdebuginfo=2".to_owned(),
+            "-Clink-arg=--btf".to_owned(),
+            // What the verifier quotes of the source names it as seen from the project's folder.
+            format!("--remap-path-prefix={}=weft", ebpf.with_file_name("").display()),
+        ];
         let mut command = Command::new(&self.cargo);
         command
             .current_dir(ebpf)
-            .args([
-                "build",
-                "--release",
-                "--locked",
-                "--quiet",
-                "--target",
-                "bpfel-unknown-none",
-                "-Z",
-                "build-std=core",
-            ])
+            .args(["build", "--release", "--locked", "--quiet"])
+            .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"])
             .arg("--target-dir")
             .arg(&target);
         for (name, _) in env::vars_os() {
@@ -104,8 +101,7 @@ impl Toolchain {
         let output = command
             .env("RUSTC", &self.rustc)
             .env("RUSTC_BOOTSTRAP", "1")
-            // What the verifier quotes of the source names it as seen from the project's folder.
-            .env("CARGO_ENCODED_RUSTFLAGS", format!("{flags}\x1f--remap-path-prefix={}=ebpf", ebpf.display()))
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env("PATH", self.search_path())
             .stdin(Stdio::null())
             .output()

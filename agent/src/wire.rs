@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update};
 use weft_model::{MeshOptions, SnapshotCell, Store};
-use weft_runtime::{SystemClock, Tasks};
+use weft_runtime::{Shutdown, SystemClock, Tasks};
 use weft_transport::{CertificateAuthority, CertificateOptions, Certificates};
 
 use crate::admin::{Admin, Listeners};
@@ -123,8 +123,8 @@ async fn run(
     })
     .context("starting capture")?;
     let capture = Arc::new(capture);
-    tasks.spawn("capture-log", capture.forward_log());
-    tasks.spawn("probe-cgroup", follow_probe_cgroup(capture.clone()));
+    tasks.spawn("capture-log", until(tasks.shutdown(), capture.forward_log()));
+    tasks.spawn("probe-cgroup", until(tasks.shutdown(), follow_probe_cgroup(capture.clone())));
 
     // The data path.
     let store = Store::new(MeshOptions {
@@ -163,8 +163,9 @@ async fn run(
     // The source watches for as long as it lives.
     let (_source, updates) = FileSource::start(source_options(&view.options))?;
     let publisher = Publisher::new(store, snapshots.clone(), capture.clone(), shared, proxy.clone());
-    tasks.spawn("publish", publish(publisher, updates, learned_addresses, pods, view.problems.clone()));
-    tasks.spawn("prune", prune(metrics.clone(), snapshots));
+    let publishing = publish(publisher, updates, learned_addresses, pods, view.problems.clone());
+    tasks.spawn("publish", until(tasks.shutdown(), publishing));
+    tasks.spawn("prune", until(tasks.shutdown(), prune(metrics.clone(), snapshots)));
     listeners.start(&Admin::new(view.clone(), metrics, Some(logging.control())), &tasks);
     tracing::info!(node = view.options.node, version = env!("CARGO_PKG_VERSION"), "the agent runs");
 
@@ -228,6 +229,15 @@ async fn publish(
                 publisher.learned(address);
             }
         }
+    }
+}
+
+/// Ends `task` when its owner wants that; it is one that may be dropped at any of its waits.
+async fn until(mut shutdown: Shutdown, task: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = shutdown.requested() => {}
+        () = task => {}
     }
 }
 

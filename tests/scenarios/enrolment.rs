@@ -16,6 +16,10 @@ fn a_label_puts_the_next_connection_into_a_tunnel_and_leaves_the_open_ones_alone
     let mut open = Conversation::open(&pair.client, pair.server.at(8080))?;
     pair.enrol()?;
     open.exchange()?;
+    // It goes on in clear, and the operator is told so.
+    pair.agent_a.wait_for("pods", "the connection from before", |pod| {
+        pod["name"] == "client" && pod["older_connections"] == 1
+    })?;
     let tap = pair.b.tap()?;
     let after = greet(&pair.client, pair.server.at(8081))?;
     tap.stop()?.is_only_tls(pair.client.ip(), pair.server.ip(), 15008)?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use weft_tests::{PodSpec, eventually, eventually_within, weft};
+use weft_tests::{PodSpec, World, eventually, eventually_within, weft};
 
 use crate::client::{Conversation, assert_answered, assert_refused, eventually_answered};
 use crate::pair::{NAMESPACE, Pair, Setup};
@@ -177,5 +177,18 @@ fn what_the_kernel_holds_is_loaded_and_verified() -> Result<()> {
     let pair = Pair::start()?;
     let status = pair.agent_a.json("status")?;
     assert_eq!(status["capture"]["is_active"], true, "{status}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_does_not_start_on_a_folder_for_pins_that_is_not_in_bpffs() -> Result<()> {
+    let world = World::new()?;
+    let node = world.node("a")?;
+    let elsewhere = world.folder().join("not-bpffs");
+    fs::create_dir_all(&elsewhere)?;
+    let mut agent = node.agent().with(&["--bpf-dir", &elsewhere.to_string_lossy()]).start_unready()?;
+    eventually("it ends", || Ok((!agent.is_running()?).then_some(())))?;
+    agent.wait_for_log(&["bpf"])?;
+    ensure!(agent.log().contains(&*elsewhere.to_string_lossy()), "{}", agent.log());
     Ok(())
 }

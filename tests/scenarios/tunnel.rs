@@ -133,3 +133,22 @@ fn upload(client: &Pod, server: &Pod, port: u16, size: usize) -> Result<()> {
     ensure!(verdict == format!("{size} ok\n"), "the server says {verdict:?}");
     Ok(())
 }
+
+#[test]
+fn a_peer_that_does_not_answer_is_given_up_and_the_log_says_what_it_may_be() -> Result<()> {
+    let pair = Pair::start()?;
+    let _echo = pair.echo(8080)?;
+    // What the server's pod would answer to the client goes nowhere, as if something between them dropped it.
+    pair.server.run(&["ip", "route", "add", "blackhole", &pair.client.ip().to_string()])?.success()?;
+    let start = std::time::Instant::now();
+    let mut connection = pair.client.connect(pair.server.at(8080))?;
+    connection.set_read_timeout(Some(std::time::Duration::from_secs(20)))?;
+    let ended = connection.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset), "after {:?}", start.elapsed());
+    ensure!((8..15).contains(&start.elapsed().as_secs()), "it took {:?}", start.elapsed());
+    pair.agent_a.wait_for_log(&["timed out", "15008", "NetworkPolicy"])?;
+    // The other family is another path, and the first one is tried anew once it works.
+    assert_answered(&pair.client, pair.server.at6(8080))?;
+    pair.server.run(&["ip", "route", "delete", "blackhole", &pair.client.ip().to_string()])?.success()?;
+    assert_answered(&pair.client, pair.server.at(8080))
+}

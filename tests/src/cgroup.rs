@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::sweep;
+
 /// A version 2 cgroup. Dropping it kills what runs in it and removes it with all that is below it.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -19,6 +21,7 @@ impl Cgroup {
     /// # Errors
     /// Not root, or no version 2 hierarchy is mounted.
     pub fn create(name: &str) -> Result<Self> {
+        sweep::ensure_not_interrupted()?;
         let path = root()?.join(name);
         fs::create_dir_all(&path).with_context(|| format!("making the cgroup {}", path.display()))?;
         Ok(Self { path })

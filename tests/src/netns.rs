@@ -11,6 +11,8 @@ use std::{ffi::CString, ptr};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::sweep;
+
 /// Where named network namespaces are found by `ip`, by Weft's annotation `weft.dev/netns`, and by people.
 pub(crate) const FOLDER: &str = "/run/netns";
 
@@ -29,6 +31,7 @@ impl Netns {
     /// # Errors
     /// Not root, or the name is taken.
     pub fn create(name: &str) -> Result<Self> {
+        sweep::ensure_not_interrupted()?;
         let path = Path::new(FOLDER).join(name);
         share_folder().with_context(|| format!("preparing {FOLDER} for network namespaces"))?;
         File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;

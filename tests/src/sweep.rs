@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{fs, io, mem, process, ptr, thread};
 
 use anyhow::{Result, ensure};
@@ -109,11 +111,23 @@ pub fn sweep_on_interrupt() -> Result<()> {
         // SAFETY: both pointers are to values that outlive the call.
         unsafe { libc::sigwait(&raw const signals, &raw mut signal) };
         eprintln!("\ninterrupted: removing what was set up");
+        INTERRUPTED.store(true, Ordering::Relaxed);
+        remove_worlds_of_this_process();
+        // What was being made at that moment is there by now, and nothing comes after it.
+        thread::sleep(Duration::from_millis(100));
         remove_worlds_of_this_process();
         process::exit(130);
     })?;
     Ok(())
 }
+
+/// Fails once a signal has come: a world that is being removed must not grow on another thread.
+pub(crate) fn ensure_not_interrupted() -> Result<()> {
+    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+    Ok(())
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// All worlds that have left a trace on this machine.
 fn worlds() -> BTreeSet<String> {

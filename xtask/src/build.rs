@@ -17,8 +17,13 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent with its eBPF programs and returns where it is. Cargo shows its own progress.
+/// Builds the agent with its eBPF programs and returns where it is; or takes the one that `WEFT_BIN` names. Cargo shows
+/// its own progress.
 pub(crate) fn agent() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("WEFT_BIN").map(PathBuf::from) {
+        progress::note(&format!("WEFT_BIN is set: {} is taken, and none is built", given.display()));
+        return given.canonicalize().with_context(|| format!("finding {}", given.display()));
+    }
     progress::heading("building the agent");
     let status = workspace::cargo().args(["build", "--release", "--locked", "--package", "weft"]).status()?;
     ensure!(status.success(), "building the agent failed");

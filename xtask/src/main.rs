@@ -2,6 +2,7 @@
 //!
 //! Each command does its own set-up, says what it installs and why, and is quick when there is nothing to do.
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Set-up, build, test, demo and lint of Weft.
+/// Set-up, build, test, demo, benchmark and lint of Weft.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Cli {
@@ -35,6 +36,9 @@ enum Command {
     Test(test::Options),
     /// Show Weft at work in a small shop on two nodes, step by step
     Demo(demo::Options),
+    /// Compare Weft with a plain relay and with no mesh at all
+    #[command(disable_help_flag = true)]
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
             Command::Lint => lint::run(),
             Command::Test(options) => test::run(&options),
             Command::Demo(options) => demo::run(&options),
+            Command::Bench(options) => bench::run(&options),
         }
     };
     match run() {

@@ -107,6 +107,8 @@ pub(super) struct Record {
     pub(super) peer: Option<Identity>,
     pub(super) failure: Option<Failure>,
     series: Option<Arc<TcpSeries>>,
+    /// Bytes read and written that the series has already.
+    accounted: (u64, u64),
 }
 
 impl Record {
@@ -138,6 +140,7 @@ impl Record {
             peer,
             failure: None,
             series: None,
+            accounted: (0, 0),
         }
     }
 
@@ -205,6 +208,16 @@ impl Record {
         }
     }
 
+    /// Adds what was read and written since the last time to the counters. No series: nothing was carried.
+    pub(super) fn account(&mut self, read: u64, written: u64) {
+        let Some(series) = &self.series else { return };
+        let (counted_read, counted_written) = std::mem::replace(&mut self.accounted, (read, written));
+        let (read, written) = (read - counted_read, written - counted_written);
+        let (from_client, to_client) = if self.reads_from_client() { (read, written) } else { (written, read) };
+        series.add_from_client(from_client);
+        series.add_to_client(to_client);
+    }
+
     fn gauge<'a>(&self, metrics: &'a AgentMetrics) -> &'a Gauge {
         match self.direction {
             Direction::Outbound => &metrics.outbound_open,
@@ -225,10 +238,9 @@ impl Record {
         let (from_client, to_client) = if self.reads_from_client() { (read, written) } else { (written, read) };
         let flags = self.failure.as_ref().map_or(ResponseFlags::None, |failure| failure.flags);
         let is_established = self.series.is_some();
+        self.account(read, written);
         if let Some(series) = self.series.take() {
             self.gauge(metrics).dec();
-            series.add_from_client(from_client);
-            series.add_to_client(to_client);
             if flags == ResponseFlags::None {
                 series.closed();
             } else {

@@ -17,6 +17,8 @@ pub(super) enum Timer {
     Flow(Key),
     /// Accepting goes on after descriptors ran out.
     Accept,
+    /// The bytes of the live connections are counted.
+    Account,
 }
 
 #[derive(Debug)]

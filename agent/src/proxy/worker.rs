@@ -34,6 +34,8 @@ const ACCEPTS_PER_TURN: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const WAKE: Token = Token(usize::MAX);
 const KINDS: usize = 4;
+/// How far behind the metrics may be with the bytes of a connection that lives.
+const ACCOUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a token's number counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +134,7 @@ impl Worker {
     /// Runs until told to stop.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
+        self.timers.set(self.now + ACCOUNT_INTERVAL, Timer::Account);
         while !self.is_stopped {
             let timeout = if self.has_work() { Some(Duration::ZERO) } else { self.timers.next_in(Instant::now()) };
             match self.poll.poll(&mut events, timeout) {
@@ -323,6 +326,7 @@ impl Worker {
             Timer::Tunnel(key) => self.on_tunnel_timer(key),
             Timer::Redial(key) => self.redial(key),
             Timer::Flow(key) => self.on_flow_timer(key),
+            Timer::Account => self.account(),
             Timer::Accept => {
                 for key in self.listeners.keys_where(|listener| listener.is_readable) {
                     self.queue_accept(key);
@@ -378,6 +382,18 @@ impl Worker {
         for key in self.listeners.keys_where(wanted) {
             self.listeners.remove(key);
         }
+    }
+
+    /// Counts what the live connections have carried since the last time.
+    fn account(&mut self) {
+        for key in self.flows.keys_where(|flow| flow.record.is_some()) {
+            let Some(flow) = self.flows.get_mut(key) else { continue };
+            let (read, written) = (flow.read_bytes, flow.written_bytes);
+            if let Some(record) = flow.record.as_deref_mut() {
+                record.account(read, written);
+            }
+        }
+        self.timers.set(self.now + ACCOUNT_INTERVAL, Timer::Account);
     }
 
     /// Ends the live connections that the policies in force no longer allow, and only those.

@@ -99,29 +99,49 @@ impl Stream {
         self.bytes().windows(needle.len()).any(|window| window == needle)
     }
 
-    /// Checks that the stream is a sequence of TLS records that begins with a handshake.
+    /// Checks that the stream is a sequence of TLS records, which begins with a handshake if the recording ran when the
+    /// connection was opened. Otherwise the first record may have begun before, so the sequence is looked for.
     ///
     /// # Errors
-    /// Says at which byte something else begins, or that the recording began too late to tell.
+    /// Says at which byte something else begins.
     pub fn is_tls(&self) -> Result<()> {
         let bytes = self.bytes();
         if bytes.is_empty() {
             return Ok(());
         }
-        ensure!(self.has_start, "the connection was open before the recording began");
-        let mut at = 0;
-        while let Some([kind, major, minor, high, low]) = bytes.get(at..at + 5) {
-            let length = usize::from(u16::from_be_bytes([*high, *low]));
-            let is_record =
-                matches!(kind, 20..=23) && *major == 3 && *minor <= 4 && (1..=16_384 + 256).contains(&length);
-            if !is_record || (at == 0 && !matches!(kind, 21 | 22)) {
-                let start = &bytes[at..bytes.len().min(at + 32)];
-                bail!("no TLS record at byte {at}: {:?}", String::from_utf8_lossy(start));
-            }
-            at += 5 + length;
+        if self.has_start {
+            return records(&bytes, 0, &[HANDSHAKE, ALERT]);
         }
+        let begins_in_reach = (0..bytes.len().min(LONGEST + HEADER)).any(|at| {
+            // A few bytes look like a record by chance; a sequence up to the very end does not.
+            bytes.len() >= at + HEADER && records(&bytes, at, &[APPLICATION_DATA]).is_ok()
+        });
+        ensure!(begins_in_reach, "no sequence of TLS records in a connection that was open before the recording began");
         Ok(())
     }
+}
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+
+/// RFC 8446, section 5.2: type, version, length, and at most so many bytes.
+const HEADER: usize = 5;
+const LONGEST: usize = 16_384 + 256;
+
+/// Checks that nothing but TLS records follows, of which the first has one of these types.
+fn records(bytes: &[u8], start: usize, first: &[u8]) -> Result<()> {
+    let mut at = start;
+    while let Some([kind, major, minor, high, low]) = bytes.get(at..at + HEADER) {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let is_record = matches!(kind, 20..=23) && *major == 3 && *minor <= 4 && (1..=LONGEST).contains(&length);
+        if !is_record || (at == start && !first.contains(kind)) {
+            let found = &bytes[at..bytes.len().min(at + 32)];
+            bail!("no TLS record at byte {at}: {:?}", String::from_utf8_lossy(found));
+        }
+        at += HEADER + length;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -129,11 +149,17 @@ mod tests {
     use super::*;
 
     fn stream(pieces: &[(u32, &[u8])]) -> Stream {
+        recorded_from(true, pieces)
+    }
+
+    fn recorded_from(start: bool, pieces: &[(u32, &[u8])]) -> Stream {
         let (from, to) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
         let mut stream = Stream::new(from, to);
         let segment =
             |sequence, is_syn, payload| Segment { from, to, sequence, is_syn, is_fin: false, is_reset: false, payload };
-        stream.push(&segment(u32::MAX - 1, true, &[]));
+        if start {
+            stream.push(&segment(u32::MAX - 1, true, &[]));
+        }
         for (offset, payload) in pieces {
             stream.push(&segment(u32::MAX.wrapping_add(*offset), false, payload));
         }
@@ -153,5 +179,11 @@ mod tests {
         assert!(stream(&[(0, b"GET / HTTP/1.1")]).is_tls().is_err());
         assert!(stream(&[(0, &[22, 3, 1, 0, 2, 9, 9, 23, 3, 3, 0, 1, 0])]).is_tls().is_ok());
         assert!(stream(&[(0, &[22, 3, 1, 0, 2, 9, 9, b'G', b'E', b'T', b' ', b'/'])]).is_tls().is_err());
+    }
+
+    #[test]
+    fn a_recording_that_began_late_is_judged_from_the_first_whole_record() {
+        assert!(recorded_from(false, &[(0, &[7, 7, 7, 23, 3, 3, 0, 2, 1, 1, 23, 3, 3, 0, 1, 9])]).is_tls().is_ok());
+        assert!(recorded_from(false, &[(0, b"GET / HTTP/1.1\r\nhost: somewhere")]).is_tls().is_err());
     }
 }

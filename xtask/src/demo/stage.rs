@@ -34,19 +34,7 @@ impl Stage {
 
     /// Explains, in plain words.
     pub(super) fn say(&self, text: &str) {
-        // Broken where a line gets longer than a terminal is wide.
-        let mut line = String::new();
-        for word in text.split_whitespace() {
-            if line.len() + word.len() > 96 {
-                println!("  {line}");
-                line.clear();
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        println!("  {line}");
+        wrap(text, 96).iter().for_each(|line| println!("  {line}"));
     }
 
     /// Shows a command and what came of it.
@@ -67,6 +55,13 @@ impl Stage {
         }
     }
 
+    /// Shows one long line of a log, broken between its fields.
+    pub(super) fn quote_log(&self, line: &str) {
+        for (number, line) in wrap(line, 104).iter().enumerate() {
+            println!("    | {}{line}", if number == 0 { "" } else { "    " });
+        }
+    }
+
     /// Something that must be so.
     ///
     /// # Errors
@@ -82,7 +77,7 @@ impl Stage {
             Err(error) => format!(": {error:#}"),
         };
         println!("  {} {what}{reason}", self.coloured("NOT SO:", 31));
-        bail!("the demo failed in step {}: {what}{reason}", self.step)
+        bail!("the demo failed in step {}: {what}", self.step)
     }
 
     /// The last word.
@@ -130,4 +125,21 @@ impl Stage {
     fn coloured(&self, text: &str, code: u8) -> String {
         if self.is_terminal { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// Breaks a text between words into lines that are no longer than this, unless a word is.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is one from the start");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
 }

@@ -136,7 +136,7 @@ spec:
     let line = shop.agent_b.wait_for_log_since(mark, &["sa/visitor", "error"]);
     if let Ok(line) = &line {
         stage.say("The log of node b says:");
-        stage.quote(&[line.as_str()]);
+        stage.quote_log(line);
     }
     stage.check("the log says who was denied and why", line.map(|_| true))
 }
@@ -169,10 +169,10 @@ spec:
         stage.show("outsider", &Shop::curl(at), refused);
     }
     stage.check("the outsider is refused", refused.map(|_| true))?;
-    let line = shop.agent_b.wait_for_log_since(mark, &[&shop.outsider.ip().to_string(), "STRICT"]);
+    let line = shop.agent_b.wait_for_log_since(mark, &[&shop.outsider.ip().to_string(), "connection failed"]);
     if let Ok(line) = &line {
         stage.say("The log of node b says:");
-        stage.quote(&[line.as_str()]);
+        stage.quote_log(line);
     }
     stage.check("the log says why", line.map(|_| true))?;
     let allowed = shop.ask(&shop.frontend, shop.service)?;

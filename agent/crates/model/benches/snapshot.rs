@@ -1,8 +1,8 @@
 //! What the model costs at 1,000, 10,000 and 100,000 workloads: to load, to keep, to publish one change in, and to ask.
 //!
-//! `cargo bench -p weft-model`. Times are processor time of the one thread, so that what else runs on the machine disturbs them
-//! little; "publish" is applying a batch of one changed pod, making its
-//! snapshot current, and freeing the one before.
+//! `cargo bench -p weft-model`. Times are processor time of the one thread, so that what else runs on the machine
+//! disturbs them little; "publish" is applying a batch of one changed pod, making its snapshot current, and freeing
+//! the one before.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;

@@ -1,8 +1,8 @@
 //! Whether a peer may connect.
 //!
-//! The policies of the mesh, those of the workload's namespace and those that the workload refers to are one set. Any DENY
-//! policy that matches denies. A reference to a policy that is not known denies. If there is an ALLOW policy, one must
-//! match. Policies in dry run are not in the set. Allowing a peer allocates nothing.
+//! The policies of the mesh, those of the workload's namespace and those that the workload refers to are one set. Any
+//! DENY policy that matches denies. A reference to a policy that is not known denies. If there is an ALLOW policy,
+//! one must match. Policies in dry run are not in the set. Allowing a peer allocates nothing.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -80,7 +80,8 @@ impl Balancer {
     }
 
     /// The endpoint that the client is bound to, if the bond has not run out and `find` still knows the endpoint of
-    /// that uid and instance; else what `choose` returns, to which the client is bound from then on. Each call begins the time-out anew.
+    /// that uid and instance; else what `choose` returns, to which the client is bound from then on. Each call begins
+    /// the time-out anew.
     pub(crate) fn stick<'e>(
         &self,
         affinity: Affinity<'_>,
@@ -123,8 +124,8 @@ impl Balancer {
     }
 }
 
-/// Once the shard is full, drops bonds that have run out, and if there is none those used longest ago: several at once, since
-/// looking for them means looking at all.
+/// Once the shard is full, drops bonds that have run out, and if there is none those used longest ago: several at
+/// once, since looking for them means looking at all.
 fn make_room(bonds: &mut HashTable<Bond>, now: Instant) {
     if bonds.len() < SHARD_CAPACITY {
         return;

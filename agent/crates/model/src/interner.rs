@@ -1,8 +1,8 @@
 //! One copy of each string that repeats.
 //!
-//! Thousands of workloads share their namespace, node, owner and policies. Whoever makes changes for the store takes such strings
-//! from [`intern`]; the store does so with what it is given otherwise, but then every workload's own copies have been
-//! allocated before, all of a batch at once.
+//! Thousands of workloads share their namespace, node, owner and policies. Whoever makes changes for the store takes
+//! such strings from [`intern`]; the store does so with what it is given otherwise, but then every workload's own
+//! copies have been allocated before, all of a batch at once.
 
 use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -14,7 +14,11 @@ use crate::workload::Workload;
 /// Below this many strings none is looked for that has gone out of use.
 const SMALL: usize = 1024;
 
-/// The strings of the process. A table for each maker of changes and one for the store would keep each other's strings in use.
+/// How many strings are remembered as shared copies, by where they lie.
+const RECENT: usize = 256;
+
+/// The strings of the process. A table for each maker of changes and one for the store would keep each other's
+/// strings in use.
 static STRINGS: LazyLock<Mutex<Interner>> = LazyLock::new(|| Mutex::new(Interner::new()));
 
 /// The shared copy of a string. It is kept for as long as anyone has it, and some time longer.
@@ -62,13 +66,17 @@ fn with<T>(act: impl FnOnce(&mut Interner) -> T) -> T {
 struct Interner {
     hasher: DefaultHashBuilder,
     strings: HashTable<Arc<str>>,
+    /// Some of them, by address. Most strings that are to be shared are shared copies already: these are recognised
+    /// without being read.
+    recent: Vec<Option<Arc<str>>>,
     /// Strings nobody uses any more are dropped when there are this many.
     sweep_at: usize,
 }
 
 impl Interner {
     fn new() -> Self {
-        Self { hasher: DefaultHashBuilder::default(), strings: HashTable::new(), sweep_at: SMALL }
+        let (hasher, strings) = (DefaultHashBuilder::default(), HashTable::new());
+        Self { hasher, strings, recent: vec![None; RECENT], sweep_at: SMALL }
     }
 
     fn intern(&mut self, text: &str) -> Arc<str> {
@@ -82,20 +90,31 @@ impl Interner {
     }
 
     fn share(&mut self, string: &mut Arc<str>) {
+        let recent = recent_index(string);
+        if self.recent[recent].as_ref().is_some_and(|known| Arc::ptr_eq(known, string)) {
+            return;
+        }
         let hash = self.hasher.hash_one(&**string);
         match self.strings.find(hash, |known| known == string) {
             Some(known) => *string = Arc::clone(known),
             None => self.insert(hash, string),
         }
+        self.recent[recent_index(string)] = Some(Arc::clone(string));
     }
 
     fn insert(&mut self, hash: u64, string: &Arc<str>) {
         if self.strings.len() >= self.sweep_at {
+            self.recent.fill(None);
             self.strings.retain(|string| Arc::strong_count(string) > 1);
             self.sweep_at = SMALL.max(2 * self.strings.len());
         }
         self.strings.insert_unique(hash, Arc::clone(string), |known| self.hasher.hash_one(&**known));
     }
+}
+
+/// Allocations lie 16 bytes apart at least.
+fn recent_index(string: &Arc<str>) -> usize {
+    Arc::as_ptr(string).addr() / 16 % RECENT
 }
 
 #[cfg(test)]

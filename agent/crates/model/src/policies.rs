@@ -89,6 +89,11 @@ impl Policies {
         self.by_namespace.get(namespace).map(|policies| &policies.enforced)
     }
 
+    /// Makes room for that many more.
+    pub(crate) fn reserve(&mut self, additional: usize) {
+        self.by_key.reserve(additional);
+    }
+
     /// Whether a result of authorization may have changed.
     pub(crate) fn put(&mut self, policy: Policy, root_namespace: &str) -> bool {
         if self.by_key.get(&policy.key).is_some_and(|known| **known == policy) {

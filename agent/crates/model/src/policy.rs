@@ -60,8 +60,8 @@ pub struct Clause {
 /// Conditions on a connection. All lists that are not empty must hold (ANDed); the entries of a list are ORed; a
 /// `not_` list holds when none of its entries matches.
 ///
-/// A match without any condition is what is left of one whose conditions belong to layer 7. It fails closed: it holds in a DENY
-/// policy and does not hold in an ALLOW policy. "Everything" is a rule without clauses.
+/// A match without any condition is what is left of one whose conditions belong to layer 7. It fails closed: it holds
+/// in a DENY policy and does not hold in an ALLOW policy. "Everything" is a rule without clauses.
 ///
 /// A peer without an identity (plaintext) has no principal, namespace or service account: no entry on these matches
 /// it, hence every `not_` list on these holds for it.

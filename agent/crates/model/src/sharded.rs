@@ -68,6 +68,19 @@ impl<T: Keyed + Clone> ShardedMap<T> {
         None
     }
 
+    /// Makes room for that many more entries at once, if they are many beside those that there are.
+    pub(crate) fn reserve(&mut self, additional: usize) {
+        if additional < self.len.max(8 * self.shards.len()) {
+            return;
+        }
+        // Shards differ: room for a sixth more than the average spares most of them from growing.
+        let each = (self.len + additional) / self.shards.len() * 7 / 6;
+        for shard in Arc::make_mut(&mut self.shards) {
+            let shard = Arc::make_mut(shard);
+            shard.reserve(each.saturating_sub(shard.len()), |entry| self.hasher.hash_one(entry.key()));
+        }
+    }
+
     pub(crate) fn remove(&mut self, key: &T::Key) -> Option<T> {
         let hash = self.hasher.hash_one(key);
         let shard = self.shard_of(hash);
@@ -98,8 +111,8 @@ impl<T: Keyed + Clone> ShardedMap<T> {
     }
 }
 
-/// Moves the entropy of all bits into the upper ones. The tables themselves use the lowest and the uppermost bits of the hash; a
-/// shard chosen by the same ones would fill only some of its table's buckets.
+/// Moves the entropy of all bits into the upper ones. The tables themselves use the lowest and the uppermost bits of
+/// the hash; a shard chosen by the same ones would fill only some of its table's buckets.
 fn spread(hash: u64) -> u64 {
     hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -147,6 +160,20 @@ mod tests {
         map.insert((7, "new"));
         let copied = before.shards.iter().zip(map.shards.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
         assert_eq!(copied, 1);
+    }
+
+    #[test]
+    fn room_is_made_for_many_at_once_and_keeps_what_is_there() {
+        let mut map = ShardedMap::new(4);
+        for (first, count) in [(0, 10), (10, 1000), (1010, 100), (1110, 5000)] {
+            let before = map.clone();
+            map.reserve(count as usize);
+            for key in first..first + count {
+                assert_eq!(map.insert((key, "new")), None);
+            }
+            assert_eq!((before.len(), map.len()), (first as usize, (first + count) as usize));
+            assert!((0..first + count).all(|key| map.get(&key).is_some()));
+        }
     }
 
     #[test]

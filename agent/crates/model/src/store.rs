@@ -4,7 +4,8 @@
 //! - Workloads on another network than the mesh's own answer for none: their addresses may mean something else here.
 //! - Host-network workloads answer for none: they share the node's addresses with each other and with the node itself.
 //!   They are reached as endpoints of services.
-//! - Of several others that claim an address, the newest claim holds it: an address is used again while the pod that had it lingers.
+//! - Of several others that claim an address, the newest claim holds it: an address is used again while the pod that
+//!   had it lingers.
 //!   A claim dates from when the workload first had the address, so that an update of the older one does not win it
 //!   back; a pod created anew (another `instance`) claims anew. When the holder goes, the newest of the rest follows.
 //! - The same holds among services for virtual addresses. A virtual address precedes a workload's.
@@ -121,6 +122,7 @@ impl Store {
     /// Applies the changes in order, as one step: readers see all of them or none.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         self.batch = Batch { number: self.batch.number + 1, ..Batch::default() };
+        self.reserve(&changes);
         for change in changes {
             match change {
                 Change::PutWorkload(workload) => self.put_workload(workload),
@@ -132,6 +134,24 @@ impl Store {
             }
         }
         self.finish()
+    }
+
+    /// Makes room for the first load, so that no map grows step by step.
+    fn reserve(&mut self, changes: &[Change]) {
+        let (mut workloads, mut services, mut policies) = (0, 0, 0);
+        for change in changes {
+            match change {
+                Change::PutWorkload(_) => workloads += 1,
+                Change::PutService(_) => services += 1,
+                Change::PutPolicy(_) => policies += 1,
+                Change::RemoveWorkload(_) | Change::RemoveService(_) | Change::RemovePolicy(_) => {}
+            }
+        }
+        self.next.workloads.reserve(workloads);
+        self.next.workload_addresses.reserve(workloads);
+        self.next.services.reserve(services);
+        self.next.service_addresses.reserve(services);
+        self.next.policies.reserve(policies);
     }
 
     fn finish(&mut self) -> Applied {
@@ -169,8 +189,8 @@ impl Store {
         if old.as_deref() == Some(&workload) {
             return;
         }
-        // What is denied or allowed hangs on the namespace and on the policies referred to. A workload that appears with
-        // policies may be one that was gone for a while and whose connections were judged by others.
+        // What is denied or allowed hangs on the namespace and on the policies referred to. A workload that appears
+        // with policies may be one that was gone for a while and whose connections were judged by others.
         self.batch.has_changed_policy |= match &old {
             Some(old) => old.policies != workload.policies || old.namespace != workload.namespace,
             None => !workload.policies.is_empty(),

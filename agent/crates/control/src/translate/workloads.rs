@@ -62,8 +62,10 @@ impl Translator {
         let mut policies = self.namespaces.templates[state.template].policies.clone();
         let by_service = &self.namespaces[state.namespace].policies_of_service;
         if !by_service.is_empty() {
-            // Those that name one of its services as their target.
-            for service in self.services_of(id) {
+            // Those that name one of its services as their target. A service of another namespace, which needs only list
+            // the pod's address, must not impose its own on it.
+            let services = self.services_of(id).into_iter();
+            for service in services.filter(|service| self.services[*service].namespace == state.namespace) {
                 policies.extend(by_service.get(&self.services[service].service.name).into_iter().flatten().cloned());
             }
             policies.sort_unstable();

@@ -6,7 +6,8 @@ use super::{Endpoint, UNKNOWN_PLACE};
 /// How many are few: one bit each.
 pub(super) const MOST: usize = u32::BITS as usize;
 
-/// The bits of the endpoints that may be had, 0 if none. `is_uniform` says that all endpoints have the port that is dialled.
+/// The bits of the endpoints that may be had, 0 if none. `is_uniform` says that all endpoints have the port that is
+/// dialled.
 pub(super) fn select(endpoints: &[Endpoint], rules: Rules, call: Call, is_uniform: bool) -> u32 {
     let (mut ready, mut terminating) = (0, 0);
     let (mut same_node, mut same_zone, mut no_node, mut no_zone) = (0, 0, 0, 0);

@@ -1,4 +1,5 @@
-//! Selection among many endpoints, arranged beforehand so that it costs the same for a hundred as for a hundred thousand.
+//! Selection among many endpoints, arranged beforehand so that it costs the same for a hundred as for a hundred
+//! thousand.
 
 use super::roster::{Grouping, Roster};
 use super::selection::{Call, Candidates, Nearness, Rules, Usable};

@@ -9,8 +9,8 @@ use super::{Endpoint, Place};
 /// in a service of 100,000 endpoints thus copies a list of some 500 chunks and one chunk of some 200 endpoints.
 pub(super) const CHUNK: usize = 256;
 
-/// Endpoints in the order of their group (none, the node, the zone), and scattered within it. Any position and any group are found
-/// by binary search. A copy shares the chunks; a change copies the list of chunks and one chunk.
+/// Endpoints in the order of their group (none, the node, the zone), and scattered within it. Any position and any
+/// group are found by binary search. A copy shares the chunks; a change copies the list of chunks and one chunk.
 #[derive(Clone, Debug)]
 pub(crate) struct Roster {
     grouping: Grouping,
