@@ -5,6 +5,8 @@
 //! left alone either way. A pod whose network namespace is gone is dropped with everything of it, because sockets
 //! that the agent holds would keep the namespace alive.
 
+mod older;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
@@ -62,6 +64,8 @@ pub struct PodStatus {
     pub netns: PathBuf,
     /// How it stands.
     pub state: PodState,
+    /// Connections from before it was enrolled that still live, in clear.
+    pub older_connections: usize,
 }
 
 /// What enrolment tells others.
@@ -79,8 +83,11 @@ impl EnrolmentStatus {
 struct Enrolled {
     local: LocalPod,
     pod: Arc<Pod>,
+    netns: Arc<Netns>,
     cookie: NetnsCookie,
     inode: (u64, u64),
+    /// Connections from before, as long as they live.
+    older: HashSet<older::Ends>,
 }
 
 /// Keeps capture in step with the pods of this node.
@@ -189,6 +196,7 @@ impl Enrolment {
         }
         self.failures = failures;
         self.drop_strangers();
+        self.look_after_older();
         self.report(wanted);
     }
 
@@ -238,6 +246,15 @@ impl Enrolment {
         }
     }
 
+    /// Forgets connections from before that have ended.
+    fn look_after_older(&mut self) {
+        for enrolled in self.enrolled.values_mut().filter(|enrolled| !enrolled.older.is_empty()) {
+            if let Ok(live) = older::connections(&enrolled.netns) {
+                enrolled.older.retain(|ends| live.contains(ends));
+            }
+        }
+    }
+
     fn report(&self, wanted: &[LocalPod]) {
         let mut pods: Vec<PodStatus> = wanted
             .iter()
@@ -252,6 +269,7 @@ impl Enrolment {
                     None if self.enrolled.contains_key(&local.uid) => PodState::Enrolled,
                     None => PodState::NotEnrolled,
                 },
+                older_connections: self.enrolled.get(&local.uid).map_or(0, |enrolled| enrolled.older.len()),
             })
             .collect();
         pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
@@ -308,7 +326,14 @@ impl Joiner {
             hbone: worker.hbone,
         });
         self.proxy.listen(&pod, per_worker);
-        Ok(Enrolled { local: local.clone(), pod, cookie, inode })
+        let older = older::connections(&netns).unwrap_or_else(|error| {
+            tracing::warn!(pod = %local.uid, %error, "connections from before the enrolment cannot be listed");
+            HashSet::new()
+        });
+        if !older.is_empty() {
+            tracing::info!(pod = %local.uid, connections = older.len(), "connections from before stay as they are");
+        }
+        Ok(Enrolled { local: local.clone(), pod, netns, cookie, inode, older })
     }
 }
 

@@ -10,7 +10,7 @@ use weft_transport::{CertificateStatus, Certificates};
 
 use crate::admin::{
     AgentState, AgentStatus, AgentView, Answer, CaptureStatus, CertificateInfo, CertificateState, ConnectionEnd,
-    ConnectionInfo, ConnectionState, PodState, PodStatus, Severity,
+    ConnectionInfo, ConnectionState, PodState, PodStatus,
 };
 use crate::capture::Capture;
 use crate::command::AgentOptions;
@@ -100,7 +100,7 @@ impl AgentView for View {
 
     fn problems(&self) -> Vec<crate::admin::Problem> {
         let problems = self.problems.0.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.iter().filter_map(problem).collect()
+        problems.iter().map(Into::into).collect()
     }
 
     fn readiness(&self) -> Result<(), Vec<String>> {
@@ -176,25 +176,8 @@ fn pod(pod: enrol::PodStatus) -> PodStatus {
         netns: Some(pod.netns.display().to_string()),
         state,
         detail,
-        older_connections: None,
+        older_connections: Some(pod.older_connections as u64).filter(|count| *count > 0),
     }
-}
-
-fn problem(problem: &Problem) -> Option<crate::admin::Problem> {
-    let severity = match problem.severity {
-        weft_control::Severity::Error => Severity::Error,
-        weft_control::Severity::Warning => Severity::Warning,
-        weft_control::Severity::Info => return None,
-    };
-    Some(crate::admin::Problem {
-        severity,
-        file: problem.file.as_ref().map(|file| file.display().to_string()),
-        line: problem.line,
-        object: problem.object.as_ref().map(ToString::to_string),
-        field: problem.field.clone(),
-        message: problem.message.clone(),
-        suggestion: problem.suggestion.clone(),
-    })
 }
 
 fn connection(connection: proxy::Connection) -> ConnectionInfo {

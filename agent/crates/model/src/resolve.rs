@@ -2,12 +2,10 @@
 //!
 //! A virtual address leads to an endpoint of its service, chosen by kube-proxy's rules:
 //! 1. Endpoints that are ready, or, when there is none, those that terminate and still serve. Where the service
-//!    publishes
-//!    addresses that are not ready, all count as ready.
+//!    publishes addresses that are not ready, all count as ready.
 //! 2. With `internalTrafficPolicy: Local`, only those on the client's node; both steps of 1 are taken among these.
 //! 3. Else, among ready ones, those that `trafficDistribution` prefers: the client's node, then its zone, then all. A
-//!    preference
-//!    is dropped when it matches none, and when the place of any ready endpoint is not known.
+//!    preference is dropped when it matches none, and when the place of any ready endpoint is not known.
 //! 4. With `sessionAffinity: ClientIP`, the one that the client had before, if 1 to 3 leave it.
 //! 5. Else the next in turn.
 //!

@@ -5,9 +5,9 @@
 //! - Host-network workloads answer for none: they share the node's addresses with each other and with the node itself.
 //!   They are reached as endpoints of services.
 //! - Of several others that claim an address, the newest claim holds it: an address is used again while the pod that
-//!   had it lingers.
-//!   A claim dates from when the workload first had the address, so that an update of the older one does not win it
-//!   back; a pod created anew (another `instance`) claims anew. When the holder goes, the newest of the rest follows.
+//!   had it lingers. A claim dates from when the workload first had the address, so that an update of the older one
+//!   does not win it back; a pod created anew (another `instance`) claims anew. When the holder goes, the newest of
+//!   the rest follows.
 //! - The same holds among services for virtual addresses. A virtual address precedes a workload's.
 
 use std::net::IpAddr;
