@@ -292,7 +292,9 @@ impl Joiner {
         let certificates = self.certificates.clone();
         match tokio::time::timeout(CERTIFICATE_WAIT, certificates.ready(&local.identity)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(pod = %local.uid, %error, "no certificate: its connections will be refused"),
+            Ok(Err(error)) => {
+                tracing::warn!(pod = %local.uid, %error, "no certificate: its connections will be refused")
+            }
             Err(_) => tracing::warn!(pod = %local.uid, "no certificate yet: its connections are refused meanwhile"),
         }
         // Loading a program takes milliseconds of the kernel's verifier.

@@ -128,13 +128,22 @@ impl AgentView for View {
 fn capture(status: &crate::capture::CaptureStatus) -> CaptureStatus {
     let missing: Vec<&str> = status.hooks.iter().filter(|(_, attached)| !attached).map(|(name, _)| *name).collect();
     let mut detail = if missing.is_empty() {
-        format!("{} hooks attached, {} pods captured, pinned in {}", status.hooks.len(), status.pods.len(), status.folder.display())
+        format!(
+            "{} hooks attached, {} pods captured, pinned in {}",
+            status.hooks.len(),
+            status.pods.len(),
+            status.folder.display()
+        )
     } else {
         format!("not attached: {}; restart the agent, and see its log if that does not help", missing.join(", "))
     };
     for program in &status.foreign {
-        let effect = if program.is_exclusive { "allows no other program beside it" } else { "sees connections as well" };
-        detail.push_str(&format!("; program {} ({}) of another owner at {} {effect}", program.id, program.name, program.hook));
+        let effect =
+            if program.is_exclusive { "allows no other program beside it" } else { "sees connections as well" };
+        detail.push_str(&format!(
+            "; program {} ({}) of another owner at {} {effect}",
+            program.id, program.name, program.hook
+        ));
     }
     if status.older_layouts > 0 {
         detail.push_str(&format!("; {} older layouts still capture pods", status.older_layouts));

@@ -40,18 +40,11 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 const PROBE_CGROUP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Origin for Capture {
-    fn original_destination(
-        &self,
-        socket: std::os::fd::BorrowedFd<'_>,
-    ) -> io::Result<Option<std::net::SocketAddr>> {
+    fn original_destination(&self, socket: std::os::fd::BorrowedFd<'_>) -> io::Result<Option<std::net::SocketAddr>> {
         Capture::original_destination(self, socket)
     }
 
-    fn tag_own(
-        &self,
-        socket: std::os::fd::BorrowedFd<'_>,
-        client: Option<std::net::SocketAddr>,
-    ) -> io::Result<()> {
+    fn tag_own(&self, socket: std::os::fd::BorrowedFd<'_>, client: Option<std::net::SocketAddr>) -> io::Result<()> {
         Capture::tag_own(self, socket, client)
     }
 

@@ -30,7 +30,10 @@ struct Addresses {
 
 impl Addresses {
     fn new(test: u8) -> Self {
-        Self { client: IpAddr::V4(Ipv4Addr::new(127, 77, test, 1)), server: IpAddr::V4(Ipv4Addr::new(127, 77, test, 2)) }
+        Self {
+            client: IpAddr::V4(Ipv4Addr::new(127, 77, test, 1)),
+            server: IpAddr::V4(Ipv4Addr::new(127, 77, test, 2)),
+        }
     }
 }
 
@@ -100,7 +103,8 @@ struct Mesh {
 
 impl Mesh {
     fn start(addresses: Addresses, application: SocketAddr) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let ca = tempfile::tempdir().expect("a folder");
         let clock = Arc::new(SystemClock);
         let authority = CertificateAuthority::open(ca.path(), "cluster.local", clock.clone()).expect("an authority");
@@ -273,7 +277,8 @@ fn a_reset_by_the_application_reaches_the_client_as_a_reset() {
 #[test]
 fn a_port_without_an_application_is_a_reset_for_the_client() {
     let addresses = Addresses::new(4);
-    let closed = TcpListener::bind(SocketAddr::new(addresses.server, 0)).expect("a listener").local_addr().expect("one");
+    let closed =
+        TcpListener::bind(SocketAddr::new(addresses.server, 0)).expect("a listener").local_addr().expect("one");
     let mesh = Mesh::start(addresses, closed);
     let mut stream = mesh.connect();
     let error = stream.read(&mut [0]).expect_err("the connection is reset");

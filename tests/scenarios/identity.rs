@@ -61,7 +61,7 @@ fn certificates_that_prove_nothing_are_refused_and_the_log_says_why() -> Result<
         (
             "with a URI that is no SPIFFE identity",
             Some(Credentials::issued(&ca, &["https://cluster.local/"])?),
-            "SPIFFE",
+            "spiffe://",
         ),
         ("absent", None, "certificate"),
     ];

@@ -1,6 +1,9 @@
 //! Everything that can be said about the code without running it.
 
-use std::process::Command;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
@@ -10,6 +13,9 @@ use crate::workspace;
 
 /// Trees of their own beside the workspace.
 const APART: &[&str] = &["ebpf/Cargo.toml", "tests/fuzz/Cargo.toml"];
+
+/// A host that cannot be reached may not say so.
+const FETCH_LIMIT: Duration = Duration::from_secs(60);
 
 type Check = fn() -> Result<()>;
 
@@ -70,16 +76,57 @@ fn ebpf() -> Result<()> {
 
 /// Advisories come from a database that has to be fetched. Where that cannot be reached the other checks still count.
 fn dependencies() -> Result<()> {
-    // What it fetches goes under the target folder, not into the user's home.
-    let fetched = workspace::cargo().args(["deny", "--log-level", "error", "fetch", "db"]).output()?;
-    if fetched.status.success() {
-        return succeed(workspace::cargo().args(["deny", "check"]));
+    let unreachable = fetch_advisories()?;
+    let checks: &[&str] = match unreachable {
+        None => &["advisories", "bans", "licenses", "sources"],
+        Some(_) => &["bans", "licenses", "sources"],
+    };
+    succeed(workspace::cargo().args(["deny", "--log-level", "error", "check"]).args(checks))?;
+    // The eBPF programs are in the binary, too; the fuzz targets are in nothing that is shipped.
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "deny",
+        "--log-level",
+        "error",
+        "--manifest-path",
+        "ebpf/Cargo.toml",
+        "check",
+        "--config",
+        "deny.toml",
+    ]);
+    succeed(cargo.args(checks))?;
+    if let Some(reason) = unreachable {
+        progress::note(&format!("advisories were NOT checked: their database could not be fetched ({reason})"));
     }
-    let reason = String::from_utf8_lossy(&fetched.stderr);
-    let reason = reason.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason was given");
-    succeed(workspace::cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
-    progress::note(&format!("advisories were NOT checked: their database could not be fetched ({reason})"));
     Ok(())
+}
+
+/// Fetches the database of advisories; returns why that was not possible.
+fn fetch_advisories() -> Result<Option<String>> {
+    let mut fetch = workspace::cargo();
+    fetch.args(["deny", "--log-level", "error", "fetch", "db"]).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut fetch = fetch.stdout(Stdio::null()).spawn()?;
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = fetch.try_wait()? {
+            break Some(status);
+        }
+        if start.elapsed() > FETCH_LIMIT {
+            fetch.kill()?;
+            fetch.wait()?;
+            break None;
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    match status {
+        Some(status) if status.success() => return Ok(None),
+        None => return Ok(Some(format!("no answer in {} s", FETCH_LIMIT.as_secs()))),
+        Some(_) => {}
+    }
+    let mut said = String::new();
+    fetch.stderr.take().expect("stderr is piped").read_to_string(&mut said)?;
+    let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+    Ok(Some(last.unwrap_or("no reason was given").to_owned()))
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

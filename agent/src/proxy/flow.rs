@@ -132,7 +132,8 @@ impl Flow {
         if moved < offered && !self.has_hangup {
             self.is_readable = false;
         }
-        self.read_size = if moved == offered { (offered * 4).min(super::BATCH) } else { (moved * 2).clamp(16 * 1024, super::BATCH) };
+        self.read_size =
+            if moved == offered { (offered * 4).min(super::BATCH) } else { (moved * 2).clamp(16 * 1024, super::BATCH) };
     }
 
     /// Writes `parts`, keeps what the socket does not take, and returns how many bytes the socket took.

@@ -30,11 +30,8 @@ pub(super) fn judge_again(snapshot: &Snapshot, flow: &Flow) -> Option<Denial> {
     }
     // A pod that is gone from the configuration has no policies left to break; its connections end with it.
     let workload = snapshot.workload(&flow.pod.uid)?;
-    let peer = Peer {
-        identity: record.peer.as_ref(),
-        source: record.client.ip(),
-        destination: record.destination_address,
-    };
+    let peer =
+        Peer { identity: record.peer.as_ref(), source: record.client.ip(), destination: record.destination_address };
     match snapshot.authorize(workload, &peer) {
         Verdict::Allowed => None,
         Verdict::Denied(denial) => Some(denial),
@@ -118,7 +115,9 @@ impl Worker {
         // For IPv4 the kernel refuses the connection itself.
         if destination.is_ipv6() && !self.shared.origin.is_client_known(socket.as_fd())? {
             socket.abort();
-            return Err(io::Error::other("too many connections are being made: the client's address could not be kept"));
+            return Err(io::Error::other(
+                "too many connections are being made: the client's address could not be kept",
+            ));
         }
         Ok((socket, established))
     }
@@ -126,7 +125,8 @@ impl Worker {
     /// A peer asks for a connection to the pod.
     pub(super) fn on_request(&mut self, key: Key, stream: StreamId, request: &Request) {
         let Some(tunnel) = self.tunnels.get(key) else { return };
-        let (Role::Server { peer_address, local_address }, State::Open { peer, .. }) = (&tunnel.role, &tunnel.state) else {
+        let (Role::Server { peer_address, local_address }, State::Open { peer, .. }) = (&tunnel.role, &tunnel.state)
+        else {
             return;
         };
         let (peer_address, dialled, peer, pod) = (*peer_address, local_address.ip(), peer.clone(), tunnel.pod.clone());
@@ -228,9 +228,8 @@ impl Worker {
 
 /// The service through which the client came, as far as the pod's side can tell: the first one that leads to this port.
 fn service_behind(snapshot: &Snapshot, workload: &Workload, port: u16) -> Option<Arc<Service>> {
-    let leads_here = |membership: &&weft_model::Membership| {
-        membership.ports.iter().any(|mapping| mapping.target_port == port)
-    };
+    let leads_here =
+        |membership: &&weft_model::Membership| membership.ports.iter().any(|mapping| mapping.target_port == port);
     let membership = workload.services.iter().find(leads_here)?;
     snapshot.service(&membership.service).cloned()
 }

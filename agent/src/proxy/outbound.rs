@@ -104,7 +104,14 @@ impl Worker {
         self.finish_record(&mut record, 0, 0);
     }
 
-    fn flow_through_tunnel(&mut self, pod: &Arc<Pod>, socket: Socket, client: SocketAddr, record: Record, upstream: &Upstream) {
+    fn flow_through_tunnel(
+        &mut self,
+        pod: &Arc<Pod>,
+        socket: Socket,
+        client: SocketAddr,
+        record: Record,
+        upstream: &Upstream,
+    ) {
         let to = SocketAddr::new(upstream.address.ip(), HBONE_PORT);
         let key = PoolKey::new(pod, client.ip(), &upstream.workload, to);
         let identity = upstream.workload.identity.clone();
@@ -135,9 +142,9 @@ impl Worker {
             return self.abort_flow(flow, Failure::no_certificate(reason));
         };
         let fitting = self.pool.tunnels(&key).iter().rev().copied().find(|tunnel| {
-            self.tunnels
-                .get(*tunnel)
-                .is_some_and(|tunnel| Arc::ptr_eq(&tunnel.certificate, &certificate) && tunnel.has_room(PRESUMED_STREAMS))
+            self.tunnels.get(*tunnel).is_some_and(|tunnel| {
+                Arc::ptr_eq(&tunnel.certificate, &certificate) && tunnel.has_room(PRESUMED_STREAMS)
+            })
         });
         if let Some(tunnel) = fitting {
             return self.attach(flow, tunnel);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use weft_model::Identity;
 
-use super::socket::{self, Socket};
 use super::origin::Origin;
+use super::socket::{self, Socket};
 use crate::in_pod::PodSockets;
 
 /// An enrolled pod.

@@ -23,7 +23,12 @@ pub(super) struct PoolKey {
 }
 
 impl PoolKey {
-    pub(super) fn new(source: &Pod, source_address: IpAddr, destination: &Workload, destination_address: SocketAddr) -> Self {
+    pub(super) fn new(
+        source: &Pod,
+        source_address: IpAddr,
+        destination: &Workload,
+        destination_address: SocketAddr,
+    ) -> Self {
         Self {
             source_identity: source.identity.clone(),
             source_instance: (source.uid.clone(), source.instance.clone()),

@@ -11,8 +11,8 @@ use weft_hbone::ErrorCode;
 use weft_model::{Identity, Service, Upstream, Workload};
 
 use super::{Connection, ConnectionState};
-use crate::telemetry::{AccessEnd, AccessLog, AccessRecord, AgentMetrics};
 use crate::telemetry::tcp::{ConnectionLabels, ConnectionSecurity, Reporter, ResponseFlags, SeriesCache, TcpSeries};
+use crate::telemetry::{AccessEnd, AccessLog, AccessRecord, AgentMetrics};
 
 /// Which way a connection goes, seen from the pod of this node.
 pub use crate::telemetry::Direction;
@@ -116,7 +116,12 @@ impl Record {
         Self::new(Direction::Outbound, client, client, None, started)
     }
 
-    pub(super) fn inbound(client: SocketAddr, destination: SocketAddr, peer: Option<Identity>, started: Instant) -> Self {
+    pub(super) fn inbound(
+        client: SocketAddr,
+        destination: SocketAddr,
+        peer: Option<Identity>,
+        started: Instant,
+    ) -> Self {
         Self::new(Direction::Inbound, client, destination, peer, started)
     }
 

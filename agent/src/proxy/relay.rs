@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::BATCH;
 use super::flow::{Flow, Link, WriteSide};
+use super::inbound::APPLICATION_TIMEOUT;
 use super::pod::Pod;
 use super::record::{Failure, Record};
 use super::socket::{Outcome, Socket};
 use super::table::Key;
 use super::timers::Timer;
-use super::inbound::APPLICATION_TIMEOUT;
 use super::worker::Worker;
 
 /// Reads of one side in one turn.
@@ -55,10 +55,9 @@ impl Worker {
             return;
         }
         for _ in 0..READS_PER_TURN {
-            let can_take = self
-                .flows
-                .get(other)
-                .is_some_and(|sink| !sink.is_connecting && sink.pending.is_empty() && sink.write_side == WriteSide::Open);
+            let can_take = self.flows.get(other).is_some_and(|sink| {
+                !sink.is_connecting && sink.pending.is_empty() && sink.write_side == WriteSide::Open
+            });
             let Some(flow) = self.flows.get_mut(key) else { return };
             if !can_take || flow.is_dead || !flow.wants_read() {
                 return;

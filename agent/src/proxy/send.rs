@@ -122,7 +122,9 @@ fn gather(
     buffer: &mut [u8],
     ended: &mut SmallVec<[(Key, Option<io::Error>); 8]>,
 ) -> io::Result<usize> {
-    let Tunnel { state: State::Open { sealer, .. }, http, ready, blocked, is_closing, .. } = tunnel else { return Ok(0) };
+    let Tunnel { state: State::Open { sealer, .. }, http, ready, blocked, is_closing, .. } = tunnel else {
+        return Ok(0);
+    };
     if *is_closing {
         return Ok(0);
     }

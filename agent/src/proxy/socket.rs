@@ -150,10 +150,8 @@ impl AsRawFd for Socket {
 /// Accepted sockets inherit both from their listener.
 pub(super) fn tune(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_no_delay(socket)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(180))
-        .with_interval(Duration::from_secs(180))
-        .with_retries(9);
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(180)).with_retries(9);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)
 }
 

@@ -196,7 +196,8 @@ impl Tunnel {
 
     /// What goes on record when a peer's tunnel fails before it stands.
     pub(super) fn refused(&self, now: Instant) -> Option<Record> {
-        let (Role::Server { peer_address, local_address }, State::Handshaking { .. }) = (&self.role, &self.state) else {
+        let (Role::Server { peer_address, local_address }, State::Handshaking { .. }) = (&self.role, &self.state)
+        else {
             return None;
         };
         let mut record = Record::inbound(*peer_address, *local_address, None, now);

@@ -23,8 +23,8 @@ use super::table::{Key, Table};
 use super::timers::{Timer, Timers};
 use super::tunnel::{State, Tunnel};
 use super::{Command, PodListeners, Shared};
-use crate::telemetry::tcp::SeriesCache;
 use crate::telemetry::WorkerMetrics;
+use crate::telemetry::tcp::SeriesCache;
 
 /// Handshakes that may advance in one turn: each costs up to a millisecond of public-key work.
 const HANDSHAKES_PER_TURN: usize = 4;
@@ -356,19 +356,21 @@ impl Worker {
     }
 
     fn listen(&mut self, pod: &Arc<Pod>, listeners: PodListeners) {
-        let ports = [
-            (Port::Outbound, listeners.outbound),
-            (Port::Inbound, listeners.inbound),
-            (Port::Hbone, listeners.hbone),
-        ];
+        let ports =
+            [(Port::Outbound, listeners.outbound), (Port::Inbound, listeners.inbound), (Port::Hbone, listeners.hbone)];
         for (port, sockets) in ports {
             for socket in sockets {
                 if let Err(error) = super::socket::tune(socket.as_fd()) {
                     tracing::warn!(%error, pod = %pod.uid, "setting options of a listener failed");
                 }
                 let fd = socket.as_raw_fd();
-                let key =
-                    self.listeners.insert(Listener { socket, pod: pod.clone(), port, is_readable: false, is_queued: false });
+                let key = self.listeners.insert(Listener {
+                    socket,
+                    pod: pod.clone(),
+                    port,
+                    is_readable: false,
+                    is_queued: false,
+                });
                 if let Err(error) = self.register(fd, Kind::Listener, key) {
                     tracing::error!(%error, pod = %pod.uid, "a listener cannot be watched: its connections will hang");
                 }

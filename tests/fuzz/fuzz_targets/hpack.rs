@@ -147,13 +147,17 @@ fn theirs(blocks: &[Vec<u8>]) -> Vec<Outcome> {
         outcomes.push(match connection.poll_accept(&mut context) {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 let lines: Vec<&[u8]> = request.headers().get_all("baggage").iter().map(|v| v.as_bytes()).collect();
-                let baggage = lines.join(&b", "[..]);
+                // What is not text is left out by us.
+                let is_text = lines.iter().all(|line| std::str::from_utf8(line).is_ok());
+                let baggage = if is_text { lines.join(&b", "[..]) } else { Vec::new() };
                 let is_connect = request.method() == "CONNECT";
                 held.push((request, respond));
                 if is_connect { Outcome::Request(baggage) } else { Outcome::Nothing }
             }
             Poll::Ready(Some(Err(error))) => {
-                assert_eq!(error.reason(), Some(h2::Reason::COMPRESSION_ERROR));
+                // `h2` reports what it cannot decode as PROTOCOL_ERROR where RFC 9113, 4.3 wants COMPRESSION_ERROR.
+                let reason = error.reason();
+                assert!(matches!(reason, Some(h2::Reason::COMPRESSION_ERROR | h2::Reason::PROTOCOL_ERROR)), "{error}");
                 outcomes.push(Outcome::Broken);
                 return outcomes;
             }

@@ -71,22 +71,14 @@ pub fn analyze(dir: &Path, options: &TranslationOptions) -> Report {
     let mut translator = Translator::new(options.clone());
     folder.read(&mut translator);
     translator.flush();
-    let mut analysis = Analysis {
-        translator: &translator,
-        folder: &folder,
-        problems: folder.problems(),
-    };
+    let mut analysis = Analysis { translator: &translator, folder: &folder, problems: folder.problems() };
     analysis.pods();
     analysis.services();
     analysis.policies();
     analysis.mtls();
     let mut problems = analysis.problems;
     problems.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
-    Report {
-        problems,
-        objects: translator.counts(),
-        files: folder.file_count(),
-    }
+    Report { problems, objects: translator.counts(), files: folder.file_count() }
 }
 
 /// An analysis in progress.
@@ -99,11 +91,7 @@ struct Analysis<'a> {
 impl Analysis<'_> {
     /// Adds what `note` says about an object.
     fn about(&mut self, kind: Kind, namespace: &Arc<str>, name: &Arc<str>, note: impl FnOnce(&mut Notes)) {
-        let id = ObjectId {
-            kind,
-            namespace: Arc::clone(namespace),
-            name: Arc::clone(name),
-        };
+        let id = ObjectId { kind, namespace: Arc::clone(namespace), name: Arc::clone(name) };
         let origin = self.folder.origin(&id).unwrap_or_default();
         let mut notes = Notes::default();
         note(&mut notes);

@@ -142,12 +142,7 @@ struct Part {
 
 impl Default for Part {
     fn default() -> Self {
-        Self {
-            interner: Interner::default(),
-            entries: Vec::new(),
-            problems: Vec::new(),
-            is_whole: true,
-        }
+        Self { interner: Interner::default(), entries: Vec::new(), problems: Vec::new(), is_whole: true }
     }
 }
 
@@ -165,11 +160,7 @@ impl Part {
     }
 
     fn into_manifest(self) -> Manifest {
-        Manifest {
-            entries: self.entries,
-            problems: self.problems,
-            is_whole: self.is_whole,
-        }
+        Manifest { entries: self.entries, problems: self.problems, is_whole: self.is_whole }
     }
 
     fn append(&mut self, other: Self) {
@@ -193,10 +184,8 @@ fn divide<T: Sync>(items: &[T], share: usize, threads: usize, read: impl Fn(&mut
     }
     let (first, rest) = items.split_at(items.len() / threads);
     thread::scope(|scope| {
-        let others: Vec<_> = rest
-            .chunks(rest.len().div_ceil(threads - 1))
-            .map(|chunk| scope.spawn(|| read_all(chunk)))
-            .collect();
+        let others: Vec<_> =
+            rest.chunks(rest.len().div_ceil(threads - 1)).map(|chunk| scope.spawn(|| read_all(chunk))).collect();
         let mut all = read_all(first);
         for other in others {
             match other.join() {

@@ -157,10 +157,6 @@ impl Object {
             }
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, Arc::clone(&object.namespace), &object.name),
         };
-        ObjectId {
-            kind,
-            namespace,
-            name: Arc::clone(name),
-        }
+        ObjectId { kind, namespace, name: Arc::clone(name) }
     }
 }

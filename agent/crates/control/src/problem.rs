@@ -122,12 +122,7 @@ impl Notes {
         message: impl Into<String>,
         suggestion: impl Into<String>,
     ) {
-        self.notes.push(Note {
-            severity,
-            field: field.into(),
-            message: message.into(),
-            suggestion: suggestion.into(),
-        });
+        self.notes.push(Note { severity, field: field.into(), message: message.into(), suggestion: suggestion.into() });
     }
 
     /// Whether the object is invalid.
@@ -155,24 +150,14 @@ mod tests {
         let mut notes = Notes::default();
         notes.error("spec.selector", "is empty", "write matchLabels");
         let note = notes.into_vec().pop().expect("one note was made");
-        let object = ObjectId {
-            kind: Kind::PeerAuthentication,
-            namespace: "shop".into(),
-            name: "strict".into(),
-        };
+        let object = ObjectId { kind: Kind::PeerAuthentication, namespace: "shop".into(), name: "strict".into() };
         let problem = note.clone().at(Some(Path::new("a.yaml").into()), Some(7), Some(object));
         assert_eq!(
             problem.to_string(),
             "a.yaml:7: error: PeerAuthentication shop/strict: spec.selector: is empty; write matchLabels"
         );
         assert_eq!(
-            Note {
-                field: String::new(),
-                suggestion: String::new(),
-                ..note
-            }
-            .at(None, Some(7), None)
-            .to_string(),
+            Note { field: String::new(), suggestion: String::new(), ..note }.at(None, Some(7), None).to_string(),
             "error: is empty"
         );
     }

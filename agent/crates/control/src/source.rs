@@ -47,12 +47,7 @@ impl SourceOptions {
     /// The defaults for a folder.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, translation: TranslationOptions) -> Self {
-        Self {
-            dir: dir.into(),
-            translation,
-            debounce: Duration::from_millis(50),
-            poll: Duration::from_secs(5),
-        }
+        Self { dir: dir.into(), translation, debounce: Duration::from_millis(50), poll: Duration::from_secs(5) }
     }
 }
 
@@ -140,15 +135,10 @@ impl Drop for FileSource {
 
 /// Whether there is any hope.
 pub(crate) fn check(dir: &Path, translation: &TranslationOptions) -> Result<(), SourceError> {
-    std::fs::read_dir(dir).map_err(|error| SourceError::Unreadable {
-        dir: dir.to_owned(),
-        error,
-    })?;
+    std::fs::read_dir(dir).map_err(|error| SourceError::Unreadable { dir: dir.to_owned(), error })?;
     let trust_domain = &translation.trust_domain;
-    Identity::new(trust_domain, "namespace", "account").map_err(|error| SourceError::TrustDomain {
-        trust_domain: trust_domain.clone(),
-        error,
-    })?;
+    Identity::new(trust_domain, "namespace", "account")
+        .map_err(|error| SourceError::TrustDomain { trust_domain: trust_domain.clone(), error })?;
     Ok(())
 }
 
@@ -194,12 +184,7 @@ impl Reader {
             note.at(file, line, Some(object))
         }));
         problems.extend(blindness);
-        let state = Update {
-            changes: Vec::new(),
-            local_pods,
-            problems,
-            objects: self.translator.counts(),
-        };
+        let state = Update { changes: Vec::new(), local_pods, problems, objects: self.translator.counts() };
         let is_news = self.sent.as_ref().is_none_or(|sent| {
             !changes.is_empty()
                 || sent.local_pods != state.local_pods

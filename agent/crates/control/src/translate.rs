@@ -243,7 +243,8 @@ impl Translator {
 
     /// Nodes change so seldom that no index pays: all pods are asked.
     fn touch_node(&mut self, name: &str) {
-        let pods: Vec<PodId> = self.pods.iter().filter(|(_, state)| &*state.pod.node == name).map(|(id, _)| id).collect();
+        let pods: Vec<PodId> =
+            self.pods.iter().filter(|(_, state)| &*state.pod.node == name).map(|(id, _)| id).collect();
         pods.into_iter().for_each(|id| self.touch_pod(id));
         let affected = self.slices.addresses_on(name);
         self.pending.bare.extend(affected);

@@ -12,8 +12,8 @@ impl Analysis<'_> {
         for (id, namespace) in translator.namespaces.iter() {
             for policy in namespace.peer_authentication.values() {
                 self.precedence(id, namespace, policy);
-                let is_strict = policy.mode == MtlsMode::Strict
-                    || policy.ports.iter().any(|(_, mode)| *mode == MtlsMode::Strict);
+                let is_strict =
+                    policy.mode == MtlsMode::Strict || policy.ports.iter().any(|(_, mode)| *mode == MtlsMode::Strict);
                 let reach = self.reach(id, policy.selector.as_ref());
                 self.about(Kind::PeerAuthentication, &policy.namespace, &policy.name, |notes| {
                     if policy.selector.is_some() && !translator.is_root(id) {
@@ -75,7 +75,10 @@ impl Analysis<'_> {
             self.about(Kind::PeerAuthentication, &policy.namespace, &policy.name, |notes| {
                 notes.warning(
                     "metadata.creationTimestamp",
-                    format!("{}/{} is about the same pods and is older, so that it counts", senior.namespace, senior.name),
+                    format!(
+                        "{}/{} is about the same pods and is older, so that it counts",
+                        senior.namespace, senior.name
+                    ),
                     "keep one of the two",
                 );
             });

@@ -50,7 +50,10 @@ impl Analysis<'_> {
                             self.about(Kind::Pod, &pod.namespace, &pod.name, |notes| {
                                 notes.error(
                                     "status.podIPs",
-                                    format!("{address} is the address of pod {}/{} as well", other.namespace, other.name),
+                                    format!(
+                                        "{address} is the address of pod {}/{} as well",
+                                        other.namespace, other.name
+                                    ),
                                     "give each pod its own address, or set the phase of the one that has ended",
                                 );
                             });
@@ -113,7 +116,11 @@ impl Analysis<'_> {
         let translator = self.translator;
         for (_, namespace) in translator.namespaces.iter() {
             let is_excluded = translator.is_excluded(&namespace.name);
-            if namespace.object.as_ref().is_some_and(|object| is_excluded && object.mode == Some(DataplaneMode::Ambient)) {
+            if namespace
+                .object
+                .as_ref()
+                .is_some_and(|object| is_excluded && object.mode == Some(DataplaneMode::Ambient))
+            {
                 self.about(Kind::Namespace, &Arc::default(), &namespace.name, |notes| {
                     notes.warning(
                         "metadata.labels[istio.io/dataplane-mode]",
@@ -140,7 +147,10 @@ impl Analysis<'_> {
                 self.about(kind, &namespace.name, name, |notes| {
                     notes.warning(
                         "metadata.namespace",
-                        format!("there is no Namespace {}, so that nothing can say whether its pods are enrolled", namespace.name),
+                        format!(
+                            "there is no Namespace {}, so that nothing can say whether its pods are enrolled",
+                            namespace.name
+                        ),
                         "correct the name, or add the Namespace",
                     );
                 });

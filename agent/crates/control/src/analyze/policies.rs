@@ -45,9 +45,7 @@ impl Analysis<'_> {
         let translator = self.translator;
         let reach = match &policy.target {
             PolicyTarget::Namespace => Some(("metadata.namespace", self.reach(namespace, None))),
-            PolicyTarget::Pods(selector) => {
-                Some(("spec.selector.matchLabels", self.reach(namespace, Some(selector))))
-            }
+            PolicyTarget::Pods(selector) => Some(("spec.selector.matchLabels", self.reach(namespace, Some(selector)))),
             PolicyTarget::Services(_) | PolicyTarget::Nothing => None,
         };
         let mut notes = Notes::default();
@@ -63,7 +61,9 @@ impl Analysis<'_> {
                 }
             }
             // A policy for a namespace or for the mesh may well come before its pods.
-            (_, Some((field, reach))) if reach.pods > 0 || field != "metadata.namespace" => reach.note(field, &mut notes),
+            (_, Some((field, reach))) if reach.pods > 0 || field != "metadata.namespace" => {
+                reach.note(field, &mut notes)
+            }
             _ => {}
         }
         if policy.is_dry_run {
@@ -112,7 +112,9 @@ impl Analysis<'_> {
             match parts[..] {
                 [found, "ns", _, "sa", _] if found != trust_domain => notes.warning(
                     &field,
-                    format!("the principal '{text}' is of the trust domain '{found}', and this mesh's is '{trust_domain}'"),
+                    format!(
+                        "the principal '{text}' is of the trust domain '{found}', and this mesh's is '{trust_domain}'"
+                    ),
                     "correct the trust domain, unless peers of another mesh are meant",
                 ),
                 [_, "ns", namespace, "sa", account] if !has_pods(namespace, Some(account)) => notes.warning(

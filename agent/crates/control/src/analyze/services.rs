@@ -45,7 +45,8 @@ impl Analysis<'_> {
         let translator = self.translator;
         let service = &state.service;
         let templates = translator.namespaces[state.namespace].templates.values();
-        let templates = templates.map(|id| &translator.namespaces.templates[*id]).filter(|t| state.selects(&t.template));
+        let templates =
+            templates.map(|id| &translator.namespaces.templates[*id]).filter(|t| state.selects(&t.template));
         let pods: Vec<&PodState> =
             templates.flat_map(|t| &t.pods).map(|id| translator.pods.get(*id)).filter(|p| p.pod.is_live()).collect();
         self.about(Kind::Service, &service.namespace, &service.name, |notes| {

@@ -14,7 +14,8 @@ fn found(options: &TranslationOptions, yaml: &str) -> Vec<String> {
     report.to_string().lines().map(|line| line.trim_start_matches(&prefix).to_owned()).collect()
 }
 
-const SHOP: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}\n";
+const SHOP: &str =
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}\n";
 
 /// A pod of the namespace `shop` with nothing wrong with it.
 fn pod(name: &str, address: &str) -> String {
@@ -39,7 +40,11 @@ fn nothing_is_found_where_nothing_is_wrong() {
         SHOP,
         &pod("a", "10.0.0.1"),
         &object("Service", "web", "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]"),
-        &object("AuthorizationPolicy", "p", "selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/default]}}]}]"),
+        &object(
+            "AuthorizationPolicy",
+            "p",
+            "selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/default]}}]}]",
+        ),
         &object("PeerAuthentication", "m", "mtls: {mode: STRICT}"),
     ];
     assert_eq!(found(&TranslationOptions::default(), &yaml.concat()), [""; 0]);
@@ -58,10 +63,17 @@ fn what_does_not_fit_together_is_found() {
             two.replace("nodeName: n1,", "nodeName: n1, serviceAccountName: seller,"),
             "5: warning: Pod shop/a: spec.serviceAccountName: there is no ServiceAccount shop/seller; ",
         ),
-        (two.replace("weft.dev/netns: /run/netns/b", ""), "11: error: Pod shop/b: metadata.annotations[weft.dev/netns]: is missing: "),
+        (
+            two.replace("weft.dev/netns: /run/netns/b", ""),
+            "11: error: Pod shop/b: metadata.annotations[weft.dev/netns]: is missing: ",
+        ),
         (two.replacen("nodeName: n1, ", "", 1), "5: warning: Pod shop/a: spec.nodeName: is missing: "),
         (
-            two.replacen("nodeName: n1,", "nodeName: n1, hostNetwork: true,", 1).replacen("app: web", "istio.io/dataplane-mode: ambient", 1),
+            two.replacen("nodeName: n1,", "nodeName: n1, hostNetwork: true,", 1).replacen(
+                "app: web",
+                "istio.io/dataplane-mode: ambient",
+                1,
+            ),
             "5: warning: Pod shop/a: metadata.labels[istio.io/dataplane-mode]: has no effect: a pod on the host's network ",
         ),
         (
@@ -86,19 +98,31 @@ fn what_does_not_fit_together_is_found() {
             "17: error: Service shop/w: spec.clusterIPs: 10.0.0.2 is the address of pod shop/b as well; ",
         ),
         (
-            two.replace("name: http, ", "") + &object("Service", "w", "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]"),
+            two.replace("name: http, ", "")
+                + &object(
+                    "Service",
+                    "w",
+                    "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]",
+                ),
             "17: warning: Service shop/w: spec.ports[0].targetPort: none of its 2 pods has a container port named 'http'; ",
         ),
         (
-            two.replacen("name: http, ", "", 1) + &object("Service", "w", "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]"),
+            two.replacen("name: http, ", "", 1)
+                + &object(
+                    "Service",
+                    "w",
+                    "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]",
+                ),
             "17: warning: Service shop/w: spec.ports[0].targetPort: not every one of its 2 pods ",
         ),
         (
-            two.replace("'True'", "'False'") + &object("Service", "w", "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80}]"),
+            two.replace("'True'", "'False'")
+                + &object("Service", "w", "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80}]"),
             "17: warning: Service shop/w: none of its 2 pods is ready: connections are refused; look why ",
         ),
         (
-            two.clone() + "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {name: s, namespace: shop, labels: {kubernetes.io/service-name: w}}\nendpoints: []\n",
+            two.clone()
+                + "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {name: s, namespace: shop, labels: {kubernetes.io/service-name: w}}\nendpoints: []\n",
             "17: warning: EndpointSlice shop/s: metadata.labels[kubernetes.io/service-name]: there is no Service shop/w; ",
         ),
         (
@@ -110,11 +134,21 @@ fn what_does_not_fit_together_is_found() {
             "17: warning: AuthorizationPolicy shop/p: metadata.namespace: none of the 2 pods that it is about is enrolled: ",
         ),
         (
-            two.clone() + &object("AuthorizationPolicy", "p", "rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/x]}}]}]"),
+            two.clone()
+                + &object(
+                    "AuthorizationPolicy",
+                    "p",
+                    "rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/x]}}]}]",
+                ),
             "17: warning: AuthorizationPolicy shop/p: spec.rules[0]: no pod has the identity 'cluster.local/ns/shop/sa/x'; ",
         ),
         (
-            two.clone() + &object("AuthorizationPolicy", "p", "rules: [{from: [{source: {principals: [td/ns/shop/sa/default]}}]}]"),
+            two.clone()
+                + &object(
+                    "AuthorizationPolicy",
+                    "p",
+                    "rules: [{from: [{source: {principals: [td/ns/shop/sa/default]}}]}]",
+                ),
             "17: warning: AuthorizationPolicy shop/p: spec.rules[0]: the principal 'td/ns/shop/sa/default' is of the trust domain 'td', ",
         ),
         (
@@ -125,17 +159,26 @@ fn what_does_not_fit_together_is_found() {
             two.clone() + &object("AuthorizationPolicy", "p", "targetRefs: [{kind: Service, name: w}], rules: [{}]"),
             "17: error: AuthorizationPolicy shop/p: spec.targetRefs: there is no Service shop/w; ",
         ),
-        (two.clone() + &object("AuthorizationPolicy", "p", ""), "17: info: AuthorizationPolicy shop/p: spec.rules: no rule allows anything: "),
         (
-            two.clone() + &pod("c", "10.0.0.3").replace("app: web", "istio.io/dataplane-mode: none") + &object("PeerAuthentication", "m", "mtls: {mode: STRICT}"),
+            two.clone() + &object("AuthorizationPolicy", "p", ""),
+            "17: info: AuthorizationPolicy shop/p: spec.rules: no rule allows anything: ",
+        ),
+        (
+            two.clone()
+                + &pod("c", "10.0.0.3").replace("app: web", "istio.io/dataplane-mode: none")
+                + &object("PeerAuthentication", "m", "mtls: {mode: STRICT}"),
             "23: warning: PeerAuthentication shop/m: spec.mtls.mode: STRICT refuses connections from what is not in the mesh, which 1 pod is not, shop/c among them; ",
         ),
         (
-            two.clone() + &object("PeerAuthentication", "a", "mtls: {mode: STRICT}") + &object("PeerAuthentication", "b", "mtls: {mode: PERMISSIVE}"),
+            two.clone()
+                + &object("PeerAuthentication", "a", "mtls: {mode: STRICT}")
+                + &object("PeerAuthentication", "b", "mtls: {mode: PERMISSIVE}"),
             "22: warning: PeerAuthentication shop/b: metadata.creationTimestamp: shop/a is about the same pods ",
         ),
         (
-            two.clone() + &object("PeerAuthentication", "a", "selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}").replace("namespace: shop", "namespace: istio-system"),
+            two.clone()
+                + &object("PeerAuthentication", "a", "selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}")
+                    .replace("namespace: shop", "namespace: istio-system"),
             "17: warning: PeerAuthentication istio-system/a: spec.selector: has no effect: in the root namespace ",
         ),
     ];
@@ -150,10 +193,7 @@ fn what_does_not_fit_together_is_found() {
 fn with_a_node_only_its_own_pods_need_a_network_namespace() {
     let yaml = [SHOP, &pod("a", "10.0.0.1")].concat().replace("weft.dev/netns: /run/netns/a", "");
     for (node, count) in [("n1", 1), ("n2", 0), ("", 1)] {
-        let options = TranslationOptions {
-            node: node.to_owned(),
-            ..TranslationOptions::default()
-        };
+        let options = TranslationOptions { node: node.to_owned(), ..TranslationOptions::default() };
         assert_eq!(found(&options, &yaml).len(), count, "{node}");
     }
 }
@@ -167,7 +207,13 @@ fn mistakes_of_all_files_are_in_one_report_in_their_order() {
     let places: Vec<String> = report
         .problems
         .iter()
-        .map(|problem| format!("{}:{}", problem.file.as_deref().and_then(Path::file_name).unwrap_or_default().display(), problem.line.unwrap_or(0)))
+        .map(|problem| {
+            format!(
+                "{}:{}",
+                problem.file.as_deref().and_then(Path::file_name).unwrap_or_default().display(),
+                problem.line.unwrap_or(0)
+            )
+        })
         .collect();
     assert_eq!(places, ["a.json:1", "a.json:2", "b.yaml:1", "b.yaml:3"]);
     assert_eq!(report.files, 2);

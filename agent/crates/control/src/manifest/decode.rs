@@ -65,7 +65,8 @@ impl Part {
                     (true, None) => "the object has no kind",
                     (true, Some(_)) => "the object has no apiVersion",
                 };
-                let suggestion = "begin each object with apiVersion and kind, and separate objects with a line of '---'";
+                let suggestion =
+                    "begin each object with apiVersion and kind, and separate objects with a line of '---'";
                 self.unreadable(reader, line, what, suggestion);
             }
         }
@@ -183,11 +184,13 @@ impl Part {
     /// Notes an object of a kind that is not used.
     fn other(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, api_version: &str, kind: &str) {
         let (severity, message, suggestion) = match kind {
-            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" | "CronJob" => (
-                Severity::Warning,
-                "is not read, and nothing here makes pods of it".to_owned(),
-                "write the Pods themselves",
-            ),
+            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" | "CronJob" => {
+                (
+                    Severity::Warning,
+                    "is not read, and nothing here makes pods of it".to_owned(),
+                    "write the Pods themselves",
+                )
+            }
             "Endpoints" => (Severity::Warning, "is not read".to_owned(), "write an EndpointSlice"),
             "List" => (Severity::Error, "a list inside a list is not read".to_owned(), "write the items into one list"),
             _ => (Severity::Info, "is not used".to_owned(), ""),
@@ -200,7 +203,12 @@ impl Part {
         let note = Note {
             severity,
             field: String::new(),
-            message: format!("{} {} ({}): {message}", excerpt(kind), excerpt(name.unwrap_or("without a name")), excerpt(api_version)),
+            message: format!(
+                "{} {} ({}): {message}",
+                excerpt(kind),
+                excerpt(name.unwrap_or("without a name")),
+                excerpt(api_version)
+            ),
             suggestion: suggestion.to_owned(),
         };
         self.problems.push(note.at(Some(Arc::clone(reader.file)), Some(line), None));

@@ -95,7 +95,10 @@ impl<'a> Document<'a> {
 /// Reads a tree as a `T`, and names the fields that a `T` does not have.
 ///
 /// All but the many are read by way of a tree: the large types of Kubernetes are then compiled for one deserializer.
-pub(super) fn read_tree<'v, T: Deserialize<'v>>(tree: &'v Value, unknown: &mut dyn FnMut(String)) -> Result<T, ReadError> {
+pub(super) fn read_tree<'v, T: Deserialize<'v>>(
+    tree: &'v Value,
+    unknown: &mut dyn FnMut(String),
+) -> Result<T, ReadError> {
     let mut ignored = |path: IgnoredPath<'_>| unknown(field_path(&path));
     let mut ignored: &mut dyn FnMut(IgnoredPath<'_>) = &mut ignored;
     let mut track = serde_path_to_error::Track::new();
@@ -115,10 +118,7 @@ impl ReadError {
         let whole = error.to_string();
         // The place is told apart from the message: it is a place in the object, not in the file.
         let message = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(message, _)| message);
-        Self {
-            message: message.to_owned(),
-            place: place(error.line() as u64),
-        }
+        Self { message: message.to_owned(), place: place(error.line() as u64) }
     }
 
     pub fn yaml(error: &serde_saphyr::Error) -> Self {
@@ -128,10 +128,7 @@ impl ReadError {
             .iter()
             .fold(whole.as_str(), |text, mark| text.split_once(mark).map_or(text, |(message, _)| message));
         let message = message.strip_prefix("error: ").unwrap_or(message);
-        Self {
-            message: message.to_owned(),
-            place: place(error.location().map_or(0, |location| location.line())),
-        }
+        Self { message: message.to_owned(), place: place(error.location().map_or(0, |location| location.line())) }
     }
 }
 

@@ -23,7 +23,11 @@ const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: sho
 
 #[test]
 fn yaml_has_any_number_of_documents() {
-    let text = format!("# shop\n\n{POD}---\n# nothing\n---\n{}---\n---\n{}", POD.replace("name: a", "name: b"), "kind: Namespace\napiVersion: v1\nmetadata:\n  name: shop\n");
+    let text = format!(
+        "# shop\n\n{POD}---\n# nothing\n---\n{}---\n---\n{}",
+        POD.replace("name: a", "name: b"),
+        "kind: Namespace\napiVersion: v1\nmetadata:\n  name: shop\n"
+    );
     let found = parse(Format::Yaml, &text);
     assert_eq!(entries(&found), ["Pod shop/a@3", "Pod shop/b@9", "Namespace shop@14"]);
     assert_eq!(problems(&found), [""; 0]);
@@ -48,8 +52,7 @@ fn json_has_objects_one_after_another_and_lists() {
           {"apiVersion":"v1","kind":"Service","metadata":{"name":"d"}}]}
         {"kind":"PodList","apiVersion":"v1","items":[{"metadata":{"name":"e"}}], "metadata": {}}"#;
     let found = parse(Format::Json, text);
-    let expected =
-        ["Namespace shop@1", "Pod default/b@2", "Pod default/c@5", "Service default/d@7", "Pod default/e@8"];
+    let expected = ["Namespace shop@1", "Pod default/b@2", "Pod default/c@5", "Service default/d@7", "Pod default/e@8"];
     assert_eq!(entries(&found), expected);
     assert_eq!(problems(&found), [""; 0]);
 }
@@ -61,7 +64,9 @@ fn yaml_has_lists() {
     assert_eq!(entries(&found), ["Pod default/a@1", "Service default/b@1", "Pod default/c@11", "Pod default/d@11?"]);
     assert_eq!(
         problems(&found),
-        ["f:15: error: Pod default/d: metadata.labels.a: invalid type: integer `1`, expected a string; put the value into quotes"]
+        [
+            "f:15: error: Pod default/d: metadata.labels.a: invalid type: integer `1`, expected a string; put the value into quotes"
+        ]
     );
 }
 
@@ -137,7 +142,11 @@ fn what_cannot_be_told_apart_makes_the_file_incomplete() {
         (Format::Yaml, "apiVersion: v1\n", "f:1: error: the object has no kind; "),
         (Format::Yaml, "kind: Pod\n", "f:1: error: the object has no apiVersion; "),
         (Format::Yaml, "apiVersion: v1\nkind: Pod\nmetadata: {}\n", "f:3: error: metadata.name: is missing; "),
-        (Format::Yaml, "apiVersion: v1\nkind: Pod\nmetadata: {name: A/b}\n", "f:3: error: metadata.name: 'A/b' is not a name; "),
+        (
+            Format::Yaml,
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: A/b}\n",
+            "f:3: error: metadata.name: 'A/b' is not a name; ",
+        ),
         (Format::Json, "{\n\"kind\": \"Pod\",}", "f:2: error: "),
         (Format::Json, "{\"kind\": \"Pod\"", "f:1: error: "),
         (Format::Json, "[]", "f:1: error: "),
@@ -179,7 +188,9 @@ fn other_kinds_are_noted_and_left_alone() {
 
 #[test]
 fn unknown_fields_are_warned_of() {
-    let text = format!("{POD}spec:\n  contaners: []\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  selektor: {{}}\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: a}}\nspec:\n  mtls: {{mod: STRICT}}\n");
+    let text = format!(
+        "{POD}spec:\n  contaners: []\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  selektor: {{}}\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: a}}\nspec:\n  mtls: {{mod: STRICT}}\n"
+    );
     let found = parse(Format::Yaml, &text);
     assert_eq!(
         problems(&found),
@@ -213,7 +224,10 @@ fn hostile_files_end_in_a_problem() {
         (Format::Json, "[".repeat(1_000_000)),
         (Format::Json, "{\"a\":".repeat(1_000_000)),
         (Format::Json, format!("{{\"kind\":\"List\",\"items\":[{}", "[".repeat(1_000_000))),
-        (Format::Json, format!("{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"spec\":{}1{}}}", "[".repeat(5000), "]".repeat(5000))),
+        (
+            Format::Json,
+            format!("{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"spec\":{}1{}}}", "[".repeat(5000), "]".repeat(5000)),
+        ),
     ];
     for (format, text) in cases {
         let found = parse(format, &text);

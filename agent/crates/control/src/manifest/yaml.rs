@@ -139,7 +139,8 @@ fn scalar(text: &str) -> Option<&str> {
     let text = text.split(" #").next().unwrap_or_default().trim();
     let quoted = |quote: char| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
     let text = quoted('"').or_else(|| quoted('\'')).unwrap_or(text);
-    let is_plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/' | b'-'));
+    let is_plain =
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/' | b'-'));
     is_plain.then_some(text)
 }
 

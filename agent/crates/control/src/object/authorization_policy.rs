@@ -167,7 +167,11 @@ fn target(spec: &PolicySpec, namespace: &str, interner: &mut Interner, notes: &m
             ("gateway.networking.k8s.io", "Gateway" | "GatewayClass") => {
                 notes.error(
                     path,
-                    format!("there is no waypoint or gateway here to enforce this on {} '{}'", found.kind, excerpt(&found.name)),
+                    format!(
+                        "there is no waypoint or gateway here to enforce this on {} '{}'",
+                        found.kind,
+                        excerpt(&found.name)
+                    ),
                     "use a selector for the pods that it is about",
                 );
             }

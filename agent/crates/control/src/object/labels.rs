@@ -16,7 +16,8 @@ impl Labels {
     }
 
     pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>, interner: &mut Interner) -> Self {
-        let mut pairs: Vec<_> = pairs.into_iter().map(|(key, value)| (interner.text(key), interner.text(value))).collect();
+        let mut pairs: Vec<_> =
+            pairs.into_iter().map(|(key, value)| (interner.text(key), interner.text(value))).collect();
         pairs.sort_unstable();
         pairs.dedup_by(|a, b| a.0 == b.0);
         Self(pairs.into_boxed_slice())
@@ -45,7 +46,8 @@ impl Labels {
 fn bits(key: &str, value: &str) -> u64 {
     // FNV-1a: labels are short, and the result must be the same for every owner of an interner.
     let bytes = key.bytes().chain([b'=']).chain(value.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // Its last bytes do not reach the upper bits.
     let mixed = (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     1 << (mixed >> 58) | 1 << (mixed >> 52 & 63)

@@ -59,11 +59,7 @@ impl Namespace {
         let labels = Labels::new(manifest.metadata.labels.iter().flatten(), interner);
         let mode = labels.get(DATAPLANE_MODE).map(|value| &**value);
         DataplaneMode::check(mode, notes);
-        Some(Self {
-            name: id.name,
-            mode: DataplaneMode::read(mode),
-            locality: locality(&labels),
-        })
+        Some(Self { name: id.name, mode: DataplaneMode::read(mode), locality: locality(&labels) })
     }
 }
 
@@ -77,9 +73,6 @@ pub(crate) struct ServiceAccount {
 impl ServiceAccount {
     pub fn read(manifest: &core::ServiceAccount, interner: &mut Interner, notes: &mut Notes) -> Option<Self> {
         let id = identify_by(Kind::ServiceAccount, &manifest.metadata, interner, notes)?;
-        Some(Self {
-            name: id.name,
-            namespace: id.namespace,
-        })
+        Some(Self { name: id.name, namespace: id.namespace })
     }
 }

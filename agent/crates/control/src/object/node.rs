@@ -20,10 +20,7 @@ impl Node {
     pub fn read(manifest: &core::Node, interner: &mut Interner, notes: &mut Notes) -> Option<Self> {
         let id = identify_by(Kind::Node, &manifest.metadata, interner, notes)?;
         let labels = Labels::new(manifest.metadata.labels.iter().flatten(), interner);
-        Some(Self {
-            name: id.name,
-            locality: locality(&labels),
-        })
+        Some(Self { name: id.name, locality: locality(&labels) })
     }
 }
 

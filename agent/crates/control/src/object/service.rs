@@ -173,12 +173,10 @@ fn ports(spec: &core::ServiceSpec, interner: &mut Interner, notes: &mut Notes) -
             None => TargetPort::Number(number),
             // Kubernetes treats 0 as not set.
             Some(IntOrString::Int(0)) => TargetPort::Number(number),
-            Some(IntOrString::Int(target)) => {
-                match port(*target, || format!("spec.ports[{i}].targetPort"), notes) {
-                    Some(target) => TargetPort::Number(target),
-                    None => continue,
-                }
-            }
+            Some(IntOrString::Int(target)) => match port(*target, || format!("spec.ports[{i}].targetPort"), notes) {
+                Some(target) => TargetPort::Number(target),
+                None => continue,
+            },
             Some(IntOrString::String(name)) => TargetPort::Name(interner.text(name)),
         };
         let name = found.name.as_deref().unwrap_or_default();
@@ -224,9 +222,7 @@ fn session_affinity(spec: &core::ServiceSpec, notes: &mut Notes) -> Option<Clien
                 );
                 return Some(ClientIpAffinity::default());
             };
-            Some(ClientIpAffinity {
-                timeout: Duration::from_secs(seconds),
-            })
+            Some(ClientIpAffinity { timeout: Duration::from_secs(seconds) })
         }
         Some(other) => {
             notes.error(

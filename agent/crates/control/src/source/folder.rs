@@ -255,13 +255,7 @@ impl Folder {
                     Reading::Valid(object) => (true, Some(object)),
                     Reading::Invalid(object) => (false, object),
                 };
-                let found = Found {
-                    file,
-                    id: &id,
-                    line,
-                    is_valid,
-                    has_version: object.is_some(),
-                };
+                let found = Found { file, id: &id, line, is_valid, has_version: object.is_some() };
                 match object.filter(|_| self.ownership.claim(found, gone)) {
                     Some(object) if id.kind == Kind::Pod => pods.push(object),
                     Some(object) => translator.put(object),

@@ -74,11 +74,7 @@ impl Ownership {
     pub fn enter(&mut self, path: Arc<Path>) -> FileId {
         let id = self.next_file;
         self.next_file += 1;
-        let holding = Holding {
-            path,
-            owned: 0,
-            shadowed: Vec::new(),
-        };
+        let holding = Holding { path, owned: 0, shadowed: Vec::new() };
         self.files.insert(id, holding);
         id
     }
@@ -110,12 +106,7 @@ impl Ownership {
     /// no longer.
     pub fn claim(&mut self, found: Found<'_>, gone: &HashSet<FileId>) -> bool {
         let Found { file, id, line, .. } = found;
-        let claimed = Owner {
-            file,
-            line,
-            seen: self.reading,
-            is_stand_in: !found.is_valid,
-        };
+        let claimed = Owner { file, line, seen: self.reading, is_stand_in: !found.is_valid };
         match self.owners.entry_ref(id) {
             EntryRef::Vacant(slot) => {
                 if found.has_version {
@@ -133,10 +124,7 @@ impl Ownership {
                     }
                     // The last valid version stays.
                     let is_kept = !found.is_valid && !owner.is_stand_in;
-                    *slot.get_mut() = Owner {
-                        is_stand_in: claimed.is_stand_in && !is_kept,
-                        ..claimed
-                    };
+                    *slot.get_mut() = Owner { is_stand_in: claimed.is_stand_in && !is_kept, ..claimed };
                     return !is_kept && found.has_version;
                 }
                 let other = self.files.get(&owner.file).filter(|_| !gone.contains(&owner.file));
@@ -184,10 +172,7 @@ impl Ownership {
     /// Where an object in force stands.
     pub fn origin(&self, id: &ObjectId) -> Option<Origin> {
         let owner = self.owners.get(id)?;
-        Some(Origin {
-            file: self.files.get(&owner.file).map(|file| Arc::clone(&file.path)),
-            line: Some(owner.line),
-        })
+        Some(Origin { file: self.files.get(&owner.file).map(|file| Arc::clone(&file.path)), line: Some(owner.line) })
     }
 
     /// The objects of a file whose version in another place counts, with their lines.

@@ -320,18 +320,16 @@ fn a_folder_that_is_not_there_or_a_bad_trust_domain_is_an_error() {
     let dir = TempDir::new().expect("a temporary folder can be made");
     let missing = FileSource::start(SourceOptions::new(dir.path().join("x"), TranslationOptions::default()));
     assert!(matches!(missing, Err(SourceError::Unreadable { .. })));
-    let translation = TranslationOptions {
-        trust_domain: "No/Domain".to_owned(),
-        ..TranslationOptions::default()
-    };
+    let translation = TranslationOptions { trust_domain: "No/Domain".to_owned(), ..TranslationOptions::default() };
     let domain = FileSource::start(SourceOptions::new(dir.path(), translation));
     assert!(matches!(domain, Err(SourceError::TrustDomain { .. })));
 }
 
 #[test]
 fn many_files_are_read_side_by_side() {
-    let files: Vec<(String, String)> =
-        (0..300).map(|i| (format!("{i}.yaml"), pod(&format!("p{i}"), &format!("10.0.{}.{}", i / 250, i % 250)))).collect();
+    let files: Vec<(String, String)> = (0..300)
+        .map(|i| (format!("{i}.yaml"), pod(&format!("p{i}"), &format!("10.0.{}.{}", i / 250, i % 250))))
+        .collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     assert_eq!(Fixture::new(&files).workloads.len(), 300);
 }

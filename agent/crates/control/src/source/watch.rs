@@ -40,17 +40,8 @@ pub(super) fn new(dir: &Path) -> (Watch, Watcher) {
     // One wake-up that waits is enough: it says that there is something to look at.
     let (wake, woken) = sync_channel(1);
     let is_stopped = Arc::new(AtomicBool::new(false));
-    let watch = Watch {
-        is_stopped: Arc::clone(&is_stopped),
-        wake: wake.clone(),
-    };
-    let watcher = Watcher {
-        dir: dir.to_owned(),
-        is_stopped,
-        wake,
-        woken,
-        watched: None,
-    };
+    let watch = Watch { is_stopped: Arc::clone(&is_stopped), wake: wake.clone() };
+    let watcher = Watcher { dir: dir.to_owned(), is_stopped, wake, woken, watched: None };
     (watch, watcher)
 }
 

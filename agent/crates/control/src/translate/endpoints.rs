@@ -82,7 +82,8 @@ impl Slices {
 
     /// Addresses of the endpoints on a node.
     pub fn addresses_on(&self, node: &str) -> Vec<(NamespaceId, IpAddr)> {
-        let endpoints = self.slab.iter().flat_map(|(_, state)| state.slice.endpoints.iter().map(|e| (state.namespace, e)));
+        let endpoints =
+            self.slab.iter().flat_map(|(_, state)| state.slice.endpoints.iter().map(|e| (state.namespace, e)));
         let there = endpoints.filter(|(_, endpoint)| &*endpoint.node == node);
         there.flat_map(|(namespace, endpoint)| endpoint.addresses.iter().map(move |a| (namespace, *a))).collect()
     }
@@ -124,7 +125,9 @@ impl Slices {
                 let entry = AddressOf { endpoint, index: index as u32 };
                 self.by_address.insert_unique(hash_address(&entry), entry, hash_address);
             }
-            let hash_pod = |id: &EndpointId| hasher.hash_one((slab[id.slice].namespace, at(*id).pod.as_deref().unwrap_or_default()));
+            let hash_pod = |id: &EndpointId| {
+                hasher.hash_one((slab[id.slice].namespace, at(*id).pod.as_deref().unwrap_or_default()))
+            };
             if at(endpoint).pod.is_some() {
                 self.by_pod.insert_unique(hash_pod(&endpoint), endpoint, hash_pod);
             }
@@ -135,7 +138,8 @@ impl Slices {
     fn remove(&mut self, id: SliceId) -> SliceState {
         for endpoint in self.endpoints_of(id) {
             let found = self.endpoint(endpoint);
-            let entries: Vec<_> = (0..).zip(&found.addresses).map(|(index, a)| (index, self.hasher.hash_one(a))).collect();
+            let entries: Vec<_> =
+                (0..).zip(&found.addresses).map(|(index, a)| (index, self.hasher.hash_one(a))).collect();
             let pod = found.pod.as_deref().map(|pod| self.hasher.hash_one((self.slab[id].namespace, pod)));
             for (index, hash) in entries {
                 if let Ok(entry) = self.by_address.find_entry(hash, |other| *other == AddressOf { endpoint, index }) {

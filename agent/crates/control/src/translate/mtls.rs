@@ -152,10 +152,7 @@ fn converted_key(policy: &PeerAuthentication) -> Arc<str> {
 
 /// Denies peers without an identity, on some ports.
 fn deny_plaintext(key: Arc<str>, namespace: &str, ports: Option<Match>) -> Policy {
-    let without_identity = Match {
-        not_principals: vec![StringMatch::Presence],
-        ..Match::default()
-    };
+    let without_identity = Match { not_principals: vec![StringMatch::Presence], ..Match::default() };
     let clauses = [Some(without_identity), ports].into_iter().flatten();
     Policy {
         key,
@@ -163,8 +160,6 @@ fn deny_plaintext(key: Arc<str>, namespace: &str, ports: Option<Match>) -> Polic
         scope: PolicyScope::Workload,
         action: Action::Deny,
         dry_run: false,
-        rules: vec![Rule {
-            clauses: clauses.map(|found| Clause { matches: vec![found] }).collect(),
-        }],
+        rules: vec![Rule { clauses: clauses.map(|found| Clause { matches: vec![found] }).collect() }],
     }
 }

@@ -82,12 +82,10 @@ impl Namespaces {
 
     /// The namespace of this name; from now on it is known.
     pub fn enter(&mut self, name: &Arc<str>) -> NamespaceId {
-        *self.by_name.entry_ref(name).or_insert_with(|| {
-            self.slab.insert(NamespaceState {
-                name: Arc::clone(name),
-                ..NamespaceState::default()
-            })
-        })
+        *self
+            .by_name
+            .entry_ref(name)
+            .or_insert_with(|| self.slab.insert(NamespaceState { name: Arc::clone(name), ..NamespaceState::default() }))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (NamespaceId, &NamespaceState)> {

@@ -149,13 +149,8 @@ impl Translator {
             }
             None => {
                 let template = self.enter_template(namespace, &pod.template);
-                let id = self.pods.insert(PodState {
-                    pod,
-                    namespace,
-                    template,
-                    is_touched: false,
-                    is_published: false,
-                });
+                let id =
+                    self.pods.insert(PodState { pod, namespace, template, is_touched: false, is_published: false });
                 self.namespaces.templates[template].pods.push(id);
                 self.counts.pods += 1;
                 self.touch_endpoints_of(id);

@@ -25,10 +25,7 @@ pub(crate) struct ServiceState {
 impl ServiceState {
     /// Whether its selector matches pods of this template.
     pub fn selects(&self, template: &PodTemplate) -> bool {
-        self.service
-            .selector
-            .as_ref()
-            .is_some_and(|selector| selector.matches(&template.labels, template.signature))
+        self.service.selector.as_ref().is_some_and(|selector| selector.matches(&template.labels, template.signature))
     }
 }
 

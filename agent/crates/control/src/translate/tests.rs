@@ -98,7 +98,9 @@ impl Mesh {
 
     /// The workload of a pod, `namespace/name`.
     fn pod(&self, name: &str) -> &Workload {
-        self.workloads.get(format!("Kubernetes//Pod/{name}").as_str()).unwrap_or_else(|| panic!("{name} is no workload"))
+        self.workloads
+            .get(format!("Kubernetes//Pod/{name}").as_str())
+            .unwrap_or_else(|| panic!("{name} is no workload"))
     }
 
     /// The services of a pod with their ports and conditions, as `web:80>8080 Ready`.

@@ -39,7 +39,8 @@ impl Translator {
                 }
             }
             let state = self.pods.get(id);
-            let workload = self.identity(state).filter(|_| state.pod.is_live()).map(|identity| self.workload(id, identity));
+            let workload =
+                self.identity(state).filter(|_| state.pod.is_live()).map(|identity| self.workload(id, identity));
             let is_published = workload.is_some();
             match workload {
                 Some(workload) => changes.push(Change::PutWorkload(workload)),
@@ -149,16 +150,9 @@ impl Translator {
                     TargetPort::Number(number) => *number,
                     TargetPort::Name(name) => pod.template.port_named(name)?,
                 };
-                Some(PortMapping {
-                    service_port: port.port,
-                    target_port,
-                })
+                Some(PortMapping { service_port: port.port, target_port })
             });
-            memberships.push(Membership {
-                service: Arc::clone(&service.key),
-                ports: ports.collect(),
-                condition,
-            });
+            memberships.push(Membership { service: Arc::clone(&service.key), ports: ports.collect(), condition });
         }
         for endpoint in self.endpoints_behind(id) {
             self.join(&mut memberships, endpoint);
@@ -175,20 +169,13 @@ impl Translator {
         let condition = self.slices.endpoint(endpoint).condition;
         let position = memberships.iter().position(|membership| membership.service == service.key);
         let position = position.unwrap_or_else(|| {
-            memberships.push(Membership {
-                service: Arc::clone(&service.key),
-                ports: Vec::new(),
-                condition,
-            });
+            memberships.push(Membership { service: Arc::clone(&service.key), ports: Vec::new(), condition });
             memberships.len() - 1
         });
         let membership = &mut memberships[position];
         for port in &service.service.ports {
             let target = slice.ports.iter().find(|candidate| candidate.name == port.name);
-            let mapping = target.map(|target| PortMapping {
-                service_port: port.port,
-                target_port: target.port,
-            });
+            let mapping = target.map(|target| PortMapping { service_port: port.port, target_port: target.port });
             membership.ports.extend(mapping.filter(|mapping| !membership.ports.contains(mapping)));
         }
         membership.condition = better(membership.condition, condition);

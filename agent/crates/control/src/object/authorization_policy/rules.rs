@@ -31,12 +31,7 @@ pub(super) struct Rules<'a> {
 
 impl<'a> Rules<'a> {
     pub fn new(action: Action, namespace: &'a str, notes: &'a mut Notes) -> Self {
-        Self {
-            action,
-            namespace,
-            notes,
-            is_incomplete: false,
-        }
+        Self { action, namespace, notes, is_incomplete: false }
     }
 
     /// Reads `spec.rules[index]`. `None` is the rule of an ALLOW policy that is dropped.

@@ -1,7 +1,7 @@
 use weft_model::{Clause, Match, ServiceAccountMatch, StringMatch};
 
 use super::*;
-use crate::manifest::{Format, Scrutiny, Reading};
+use crate::manifest::{Format, Reading, Scrutiny};
 use crate::object::Object;
 
 /// Reads a policy of the namespace `shop` with this spec, and the problems with their severities.
@@ -12,22 +12,22 @@ fn read(spec: &str) -> (AuthorizationPolicy, Vec<String>) {
     );
     let path = std::path::Path::new("f").into();
     let found = crate::manifest::read(&path, Format::Json, text.as_bytes(), Scrutiny::Normal, 1);
-    let problems = found.problems.iter().map(|problem| {
-        format!("{} {}", problem.severity, problem.field.as_deref().unwrap_or_default())
-    });
+    let problems = found
+        .problems
+        .iter()
+        .map(|problem| format!("{} {}", problem.severity, problem.field.as_deref().unwrap_or_default()));
     let problems = problems.collect();
     match found.entries.into_iter().next().map(|entry| entry.reading) {
-        Some(Reading::Valid(Object::AuthorizationPolicy(policy)) | Reading::Invalid(Some(Object::AuthorizationPolicy(policy)))) => {
-            (policy, problems)
-        }
+        Some(
+            Reading::Valid(Object::AuthorizationPolicy(policy))
+            | Reading::Invalid(Some(Object::AuthorizationPolicy(policy))),
+        ) => (policy, problems),
         other => panic!("{other:?} {problems:?}"),
     }
 }
 
 fn rule(clauses: Vec<Vec<Match>>) -> Rule {
-    Rule {
-        clauses: clauses.into_iter().map(|matches| Clause { matches }).collect(),
-    }
+    Rule { clauses: clauses.into_iter().map(|matches| Clause { matches }).collect() }
 }
 
 fn exact(text: &str) -> StringMatch {
@@ -36,10 +36,7 @@ fn exact(text: &str) -> StringMatch {
 
 #[test]
 fn every_condition_of_layer_4_is_read() {
-    let account = |name: &str| ServiceAccountMatch {
-        namespace: "shop".into(),
-        service_account: name.into(),
-    };
+    let account = |name: &str| ServiceAccountMatch { namespace: "shop".into(), service_account: name.into() };
     let net = |text: &str| text.parse().expect("a network");
     let source = Match {
         principals: vec![exact("td/ns/a/sa/b"), StringMatch::Presence],
@@ -52,11 +49,7 @@ fn every_condition_of_layer_4_is_read() {
         not_source_ips: vec![net("10.0.0.1/32")],
         ..Match::default()
     };
-    let operation = Match {
-        destination_ports: vec![80, 443],
-        not_destination_ports: vec![443],
-        ..Match::default()
-    };
+    let operation = Match { destination_ports: vec![80, 443], not_destination_ports: vec![443], ..Match::default() };
     let spec = r#"{"action":"DENY","rules":[{
         "from":[{"source":{"principals":["td/ns/a/sa/b","*"],"notPrincipals":["*/sa/c"],"namespaces":["a"],
             "notNamespaces":["b*"],"serviceAccounts":["x"],"notServiceAccounts":["shop/y"],
@@ -65,10 +58,7 @@ fn every_condition_of_layer_4_is_read() {
     let (policy, problems) = read(spec);
     assert_eq!(problems, [""; 0]);
     assert_eq!(policy.action, Action::Deny);
-    let second = Match {
-        namespaces: vec![exact("a")],
-        ..Match::default()
-    };
+    let second = Match { namespaces: vec![exact("a")], ..Match::default() };
     assert_eq!(policy.rules, [rule(vec![vec![source, second], vec![operation]])]);
 }
 
@@ -88,7 +78,9 @@ fn every_key_of_a_condition_is_read() {
         assert_eq!(problems, [""; 0], "{key}");
         assert_eq!(policy.rules, [rule(vec![vec![expected]])], "{key}");
     }
-    let (policy, _) = read(r#"{"rules":[{"when":[{"key":"source.namespace","values":["a"],"notValues":["b"]},{"key":"destination.port","notValues":["80"]}]}]}"#);
+    let (policy, _) = read(
+        r#"{"rules":[{"when":[{"key":"source.namespace","values":["a"],"notValues":["b"]},{"key":"destination.port","notValues":["80"]}]}]}"#,
+    );
     let first = Match { namespaces: vec![exact("a")], not_namespaces: vec![exact("b")], ..none() };
     let second = Match { not_destination_ports: vec![80], ..none() };
     assert_eq!(policy.rules, [rule(vec![vec![first], vec![second]])]);
@@ -104,18 +96,35 @@ fn no_rules_and_an_empty_rule_differ() {
 
 #[test]
 fn layer_7_drops_the_rule_of_an_allow_policy_and_the_condition_of_a_deny_policy() {
-    let ports = Match {
-        destination_ports: vec![80],
-        ..Match::default()
-    };
+    let ports = Match { destination_ports: vec![80], ..Match::default() };
     // The rule, the field that needs layer 7, and what is left of the rule in a DENY policy.
     let cases = [
         (r#"{"to":[{"operation":{"paths":["/a"]}}]}"#, "spec.rules[0].to[0].operation.paths", vec![]),
-        (r#"{"to":[{"operation":{"ports":["80"],"methods":["GET"]}}]}"#, "spec.rules[0].to[0].operation.methods", vec![vec![ports.clone()]]),
-        (r#"{"to":[{"operation":{"ports":["80"]}},{"operation":{"notHosts":["h"]}}]}"#, "spec.rules[0].to[1].operation.notHosts", vec![]),
-        (r#"{"from":[{"source":{"requestPrincipals":["*"]}}],"to":[{"operation":{"ports":["80"]}}]}"#, "spec.rules[0].from[0].source.requestPrincipals", vec![vec![ports.clone()]]),
-        (r#"{"from":[{"source":{"remoteIpBlocks":["10.0.0.1"]}}]}"#, "spec.rules[0].from[0].source.remoteIpBlocks", vec![]),
-        (r#"{"when":[{"key":"request.headers[x]","values":["1"]},{"key":"destination.port","values":["80"]}]}"#, "spec.rules[0].when[0].key", vec![vec![ports]]),
+        (
+            r#"{"to":[{"operation":{"ports":["80"],"methods":["GET"]}}]}"#,
+            "spec.rules[0].to[0].operation.methods",
+            vec![vec![ports.clone()]],
+        ),
+        (
+            r#"{"to":[{"operation":{"ports":["80"]}},{"operation":{"notHosts":["h"]}}]}"#,
+            "spec.rules[0].to[1].operation.notHosts",
+            vec![],
+        ),
+        (
+            r#"{"from":[{"source":{"requestPrincipals":["*"]}}],"to":[{"operation":{"ports":["80"]}}]}"#,
+            "spec.rules[0].from[0].source.requestPrincipals",
+            vec![vec![ports.clone()]],
+        ),
+        (
+            r#"{"from":[{"source":{"remoteIpBlocks":["10.0.0.1"]}}]}"#,
+            "spec.rules[0].from[0].source.remoteIpBlocks",
+            vec![],
+        ),
+        (
+            r#"{"when":[{"key":"request.headers[x]","values":["1"]},{"key":"destination.port","values":["80"]}]}"#,
+            "spec.rules[0].when[0].key",
+            vec![vec![ports]],
+        ),
         (r#"{"when":[{"key":"remote.ip","values":["10.0.0.1"]}]}"#, "spec.rules[0].when[0].key", vec![]),
     ];
     for (text, field, left) in cases {
@@ -137,7 +146,10 @@ fn mistakes_are_all_reported_and_never_make_a_policy_less_strict() {
         (r#"{"from":[{"source":{"principals":[]}}]}"#, "error spec.rules[0].from[0].source"),
         (r#"{"from":[{"source":{"principal":["x"]}}]}"#, "warning spec.rules[0].from[0].source.principal"),
         (r#"{"from":[{"source":{"ipBlocks":["10.0.0.0/33"]}}]}"#, "error spec.rules[0].from[0].source.ipBlocks[0]"),
-        (r#"{"from":[{"source":{"principals":["spiffe://a/ns/b/sa/c"]}}]}"#, "error spec.rules[0].from[0].source.principals[0]"),
+        (
+            r#"{"from":[{"source":{"principals":["spiffe://a/ns/b/sa/c"]}}]}"#,
+            "error spec.rules[0].from[0].source.principals[0]",
+        ),
         (r#"{"from":[{"source":{"serviceAccounts":["*"]}}]}"#, "error spec.rules[0].from[0].source.serviceAccounts[0]"),
         (r#"{"from":[{"source":{"namespaces":[""]}}]}"#, "error spec.rules[0].from[0].source.namespaces[0]"),
         (r#"{"to":[{}]}"#, "error spec.rules[0].to[0].operation"),
@@ -158,10 +170,7 @@ fn mistakes_are_all_reported_and_never_make_a_policy_less_strict() {
         r#"{"action":"DENY","rules":[{"from":[{"source":{"ipBlocks":["x","10.0.0.1","y"],"namespaces":["a"]}}]}]}"#,
     );
     assert_eq!(problems.len(), 2);
-    let left = Match {
-        namespaces: vec![exact("a")],
-        ..Match::default()
-    };
+    let left = Match { namespaces: vec![exact("a")], ..Match::default() };
     assert_eq!(policy.rules, [rule(vec![vec![left]])], "the list with mistakes says nothing any more");
 }
 

@@ -38,10 +38,7 @@ fn wildcard(text: &str) -> Mistake {
 /// A principal: `<trust domain>/ns/<namespace>/sa/<service account>`, without the scheme.
 pub(super) fn principal(text: &str) -> Result<StringMatch, Mistake> {
     if text.starts_with("spiffe://") {
-        return Err((
-            format!("'{}' can never match", excerpt(text)),
-            "principals are written without 'spiffe://'",
-        ));
+        return Err((format!("'{}' can never match", excerpt(text)), "principals are written without 'spiffe://'"));
     }
     string(text)
 }
@@ -55,10 +52,7 @@ pub(super) fn service_account(text: &str, namespace: &str) -> Result<ServiceAcco
             "write NAMESPACE/NAME, or NAME for one of the policy's own namespace; there are no wildcards",
         ));
     }
-    Ok(ServiceAccountMatch {
-        namespace: namespace.into(),
-        service_account: name.into(),
-    })
+    Ok(ServiceAccountMatch { namespace: namespace.into(), service_account: name.into() })
 }
 
 /// An address, or a range of them in CIDR notation. IPv4-mapped ones become IPv4, as the addresses that they are
@@ -135,9 +129,15 @@ mod tests {
 
     #[test]
     fn ports_are_decimal_numbers_above_zero() {
-        for (text, expected) in
-            [("1", Some(1)), ("65535", Some(65535)), ("0", None), ("65536", None), ("+80", None), ("http", None), ("", None)]
-        {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("65535", Some(65535)),
+            ("0", None),
+            ("65536", None),
+            ("+80", None),
+            ("http", None),
+            ("", None),
+        ] {
             assert_eq!(port(text).ok(), expected, "{text}");
         }
     }

@@ -4,8 +4,7 @@ fn read(spec: &str) -> (PeerAuthentication, Vec<String>) {
     let json = format!(r#"{{"metadata":{{"name":"p"}},"spec":{spec}}}"#);
     let manifest: PeerAuthenticationManifest = serde_json::from_str(&json).expect("the test's JSON is valid");
     let mut notes = Notes::default();
-    let policy =
-        PeerAuthentication::read(&manifest, &mut Interner::default(), &mut notes).expect("its name is valid");
+    let policy = PeerAuthentication::read(&manifest, &mut Interner::default(), &mut notes).expect("its name is valid");
     let fields = notes.fields().map(str::to_owned).collect();
     (policy, fields)
 }
@@ -15,7 +14,10 @@ fn mistakes_name_their_field_and_mean_strict() {
     let selector = r#""selector":{"matchLabels":{"app":"web"}}"#;
     let cases = [
         (r#"{"mtls":{"mode":"STRIKT"}}"#.to_owned(), "spec.mtls.mode"),
-        (format!(r#"{{{selector},"mtls":{{"mode":"STRICT"}},"portLevelMtls":{{"http":{{}}}}}}"#), "spec.portLevelMtls[http]"),
+        (
+            format!(r#"{{{selector},"mtls":{{"mode":"STRICT"}},"portLevelMtls":{{"http":{{}}}}}}"#),
+            "spec.portLevelMtls[http]",
+        ),
         (
             format!(r#"{{{selector},"mtls":{{"mode":"STRICT"}},"portLevelMtls":{{"80":{{"mode":"x"}}}}}}"#),
             "spec.portLevelMtls[80].mode",

@@ -105,7 +105,11 @@ fn slices_take_the_place_of_a_selector() {
     mesh.put(&slice("s1", "{name: web, port: 9000}, {name: other, port: 1}", by_name));
     assert_eq!(mesh.services_of("shop/a"), [""; 0]);
     assert_eq!(mesh.services_of("shop/b"), ["web:80>9000 Ready"]);
-    mesh.put(&slice("s2", "{name: web, port: 9000}", "{addresses: [10.0.0.1], conditions: {ready: false, serving: true, terminating: true}}"));
+    mesh.put(&slice(
+        "s2",
+        "{name: web, port: 9000}",
+        "{addresses: [10.0.0.1], conditions: {ready: false, serving: true, terminating: true}}",
+    ));
     assert_eq!(mesh.services_of("shop/a"), ["web:80>9000 Terminating"]);
     mesh.remove("EndpointSlice shop/s1");
     mesh.remove("EndpointSlice shop/s2");

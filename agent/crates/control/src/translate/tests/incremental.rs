@@ -48,21 +48,27 @@ fn any_object(numbers: &mut Numbers) -> String {
             )
         }
         "policy" => {
-            let target = if mode == "UNSET" { format!("targetRefs: [{{kind: Service, name: {name}}}], ") } else { selector };
+            let target =
+                if mode == "UNSET" { format!("targetRefs: [{{kind: Service, name: {name}}}], ") } else { selector };
             format!(
                 "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
                  metadata: {{name: {name}, namespace: {space}}}\nspec: {{{target}rules: [{{}}]}}\n"
             )
         }
         "mtls" => {
-            let ports = if selector.is_empty() { "" } else { ", portLevelMtls: {80: {mode: STRICT}, 81: {mode: PERMISSIVE}}" };
+            let ports =
+                if selector.is_empty() { "" } else { ", portLevelMtls: {80: {mode: STRICT}, 81: {mode: PERMISSIVE}}" };
             format!(
                 "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
                  metadata: {{name: {name}, namespace: {space}}}\nspec: {{{selector}mtls: {{mode: {mode}}}{ports}}}\n"
             )
         }
-        "namespace" => namespace(&space, &format!("istio.io/dataplane-mode: {}", if other == "x" { "ambient" } else { "none" })),
-        _ => format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{topology.kubernetes.io/zone: {other}}}}}\n"),
+        "namespace" => {
+            namespace(&space, &format!("istio.io/dataplane-mode: {}", if other == "x" { "ambient" } else { "none" }))
+        }
+        _ => format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{topology.kubernetes.io/zone: {other}}}}}\n"
+        ),
     }
 }
 

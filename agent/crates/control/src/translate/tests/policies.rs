@@ -5,7 +5,9 @@ use super::*;
 /// An AuthorizationPolicy, `namespace/name`, with this spec.
 fn policy(name: &str, spec: &str) -> String {
     let (namespace, name) = name.split_once('/').expect("a policy has a namespace");
-    format!("---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n")
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+    )
 }
 
 #[test]
@@ -31,7 +33,10 @@ fn pods_list_the_policies_that_select_them() {
     mesh.put(&policy("shop/web", "selector: {matchLabels: {app: web}}"));
     mesh.put(&policy("istio-system/everywhere", "selector: {matchLabels: {app: web}}"));
     mesh.put(&policy("shop/all", ""));
-    mesh.put(&[pod("shop/a", "app: web", "10.0.0.1"), pod("shop/b", "", "10.0.0.2"), pod("bank/c", "app: web", "10.0.0.3")].concat());
+    mesh.put(
+        &[pod("shop/a", "app: web", "10.0.0.1"), pod("shop/b", "", "10.0.0.2"), pod("bank/c", "app: web", "10.0.0.3")]
+            .concat(),
+    );
     assert_eq!(mesh.policies_of("shop/a"), ["istio-system/everywhere", "shop/web"]);
     assert_eq!(mesh.policies_of("shop/b"), [""; 0]);
     assert_eq!(mesh.policies_of("bank/c"), ["istio-system/everywhere"]);
@@ -71,6 +76,8 @@ fn a_policy_for_a_service_is_that_of_its_endpoints() {
 #[test]
 fn a_policy_on_trial_says_so() {
     let mut mesh = Mesh::new();
-    mesh.put(&policy("shop/p", "").replace("namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: 'true'}"));
+    mesh.put(
+        &policy("shop/p", "").replace("namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: 'true'}"),
+    );
     assert!(mesh.policies["shop/p"].dry_run);
 }

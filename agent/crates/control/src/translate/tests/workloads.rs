@@ -32,7 +32,8 @@ fn a_pod_becomes_a_workload() {
 
 #[test]
 fn the_owner_names_the_workload() {
-    let owned = |kind: &str, name: &str| format!(", ownerReferences: [{{kind: {kind}, name: {name}, controller: true}}]");
+    let owned =
+        |kind: &str, name: &str| format!(", ownerReferences: [{{kind: {kind}, name: {name}, controller: true}}]");
     let hash = |label: &str| format!(", labels: {{{label}: 5d9c}}");
     let cases = [
         (owned("ReplicaSet", "web-5d9c") + &hash("pod-template-hash"), ("web", "deployment")),
@@ -128,10 +129,7 @@ fn excluded_namespaces_are_never_enrolled() {
     mesh.put(&namespace("kube-system", "istio.io/dataplane-mode: ambient"));
     mesh.put(&pod("kube-system/dns", "istio.io/dataplane-mode: ambient", "10.0.0.9"));
     assert!(!mesh.pod("kube-system/dns").is_hbone());
-    let mut mesh = Mesh::with(TranslationOptions {
-        excluded_namespaces: Vec::new(),
-        ..TranslationOptions::default()
-    });
+    let mut mesh = Mesh::with(TranslationOptions { excluded_namespaces: Vec::new(), ..TranslationOptions::default() });
     mesh.put(&namespace("kube-system", "istio.io/dataplane-mode: ambient"));
     mesh.put(&pod("kube-system/dns", "", "10.0.0.9"));
     assert!(mesh.pod("kube-system/dns").is_hbone());
@@ -168,10 +166,7 @@ fn locality_comes_from_node_then_pod_then_namespace() {
 
 #[test]
 fn local_pods_have_a_network_namespace_and_addresses() {
-    let mut mesh = Mesh::with(TranslationOptions {
-        node: "n1".to_owned(),
-        ..TranslationOptions::default()
-    });
+    let mut mesh = Mesh::with(TranslationOptions { node: "n1".to_owned(), ..TranslationOptions::default() });
     let annotated = ", annotations: {weft.dev/netns: /run/netns/a}";
     mesh.put(&namespace("shop", "istio.io/dataplane-mode: ambient"));
     mesh.put(&custom(&format!(", uid: u{annotated}"), "", ""));
@@ -205,11 +200,7 @@ fn local_pods_have_a_network_namespace_and_addresses() {
 fn a_pod_created_anew_is_another_instance_of_one_workload() {
     let mut mesh = Mesh::new();
     mesh.put(&custom(", uid: u1", "", ""));
-    mesh.translator.remove(&ObjectId {
-        kind: Kind::Pod,
-        namespace: "shop".into(),
-        name: "a".into(),
-    });
+    mesh.translator.remove(&ObjectId { kind: Kind::Pod, namespace: "shop".into(), name: "a".into() });
     mesh.put(&custom(", uid: u2", "", "").replace("10.0.0.1", "10.0.0.2"));
     assert_eq!(mesh.workloads.len(), 1);
     assert_eq!(&*mesh.pod("shop/a").instance, "u2");
