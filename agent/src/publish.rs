@@ -18,6 +18,8 @@ use crate::proxy::{LearnOutside, Proxy, Shared};
 
 /// Addresses that workers may report before the owner has looked at them; more are dropped and reported again.
 const LEARNED_QUEUE: usize = 1024;
+/// Addresses outside that are remembered, so that capture need not be told of every address that joins the mesh.
+const REMEMBERED_OUTSIDE: usize = 65_536;
 
 /// The worker's end of the way by which addresses outside the mesh are learned.
 #[derive(Debug)]
@@ -48,6 +50,32 @@ pub struct Publisher {
     proxy: Arc<Proxy>,
     mesh: HashSet<IpAddr>,
     ranges: HashMap<IpNet, usize>,
+    outside: Outside,
+}
+
+/// What capture was told to be outside. It starts with nothing.
+#[derive(Default)]
+struct Outside {
+    addresses: HashSet<IpAddr>,
+    /// There were too many to remember: any address may be among them.
+    is_forgetful: bool,
+}
+
+impl Outside {
+    fn note(&mut self, address: IpAddr) {
+        if self.addresses.len() >= REMEMBERED_OUTSIDE {
+            self.addresses = HashSet::new();
+            self.is_forgetful = true;
+        }
+        if !self.is_forgetful {
+            self.addresses.insert(address);
+        }
+    }
+
+    /// Whether capture may have been told that `address` is outside; from now on it has not.
+    fn take(&mut self, address: IpAddr) -> bool {
+        self.is_forgetful || self.addresses.remove(&address)
+    }
 }
 
 impl Publisher {
@@ -60,7 +88,16 @@ impl Publisher {
         shared: Arc<Shared>,
         proxy: Arc<Proxy>,
     ) -> Self {
-        Self { store, cell, capture, shared, proxy, mesh: HashSet::new(), ranges: HashMap::new() }
+        Self {
+            store,
+            cell,
+            capture,
+            shared,
+            proxy,
+            mesh: HashSet::new(),
+            ranges: HashMap::new(),
+            outside: Outside::default(),
+        }
     }
 
     /// Applies one batch and makes it the state in force.
@@ -84,7 +121,9 @@ impl Publisher {
         let mut left = Vec::new();
         for address in applied.touched {
             if snapshot.is_mesh(address) {
-                report("taking an address off the outside list", self.capture.remove_outside(address));
+                if self.outside.take(address) {
+                    report("taking an address off the outside list", self.capture.remove_outside(address));
+                }
                 if self.mesh.insert(address) {
                     let count = self.ranges.entry(range_of(address)).or_default();
                     *count += 1;
@@ -117,15 +156,16 @@ impl Publisher {
     }
 
     /// A worker found that no workload and no service has `address`. That was so in the snapshot of its time.
-    pub fn learned(&self, address: IpAddr) {
+    pub fn learned(&mut self, address: IpAddr) {
         if !self.store.snapshot().is_mesh(address) {
             self.note_outside(address);
         }
     }
 
-    fn note_outside(&self, address: IpAddr) {
+    fn note_outside(&mut self, address: IpAddr) {
         // Outside the ranges nothing needs to be said.
         if self.ranges.contains_key(&range_of(address)) {
+            self.outside.note(address);
             report("noting an address as outside", self.capture.put_outside(address));
         }
     }

@@ -92,19 +92,14 @@ async fn run(
     let tasks = Tasks::new();
     let listeners = Listeners::bind(&options.admin_options())?;
 
-    // Identity.
+    // What takes long at the start goes on at once: reading the folder, opening the authority, loading the programs.
+    // The source watches for as long as it lives.
+    let (_source, updates) = FileSource::start(source_options(&options))?;
     let clock = Arc::new(SystemClock);
-    let authority = CertificateAuthority::open(&options.ca_dir, &options.trust_domain, clock.clone())
-        .with_context(|| format!("the certificate authority in {}", options.ca_dir.display()))?;
-    let certificate_options = CertificateOptions {
-        trust_domain: options.trust_domain.clone(),
-        trust_domain_aliases: options.trust_domain_aliases.clone(),
-        lifetime: options.certificate_lifetime,
-        concurrency: CERTIFICATE_CONCURRENCY,
-        extra_roots: options.extra_roots.clone(),
-        revocation_lists: options.revocation_lists.clone(),
+    let opening = {
+        let (directory, trust_domain, clock) = (options.ca_dir.clone(), options.trust_domain.clone(), clock.clone());
+        tokio::task::spawn_blocking(move || CertificateAuthority::open(&directory, &trust_domain, clock))
     };
-    let certificates = Certificates::start(Arc::new(authority), certificate_options, clock, &tasks)?;
 
     // Capture.
     let capture = Capture::start(CaptureOptions {
@@ -118,6 +113,21 @@ async fn run(
     let capture = Arc::new(capture);
     tasks.spawn("capture-log", until(tasks.shutdown(), capture.forward_log()));
     tasks.spawn("probe-cgroup", until(tasks.shutdown(), follow_probe_cgroup(capture.clone())));
+
+    // Identity.
+    let authority = opening
+        .await
+        .context("opening the certificate authority")?
+        .with_context(|| format!("the certificate authority in {}", options.ca_dir.display()))?;
+    let certificate_options = CertificateOptions {
+        trust_domain: options.trust_domain.clone(),
+        trust_domain_aliases: options.trust_domain_aliases.clone(),
+        lifetime: options.certificate_lifetime,
+        concurrency: CERTIFICATE_CONCURRENCY,
+        extra_roots: options.extra_roots.clone(),
+        revocation_lists: options.revocation_lists.clone(),
+    };
+    let certificates = Certificates::start(Arc::new(authority), certificate_options, clock, &tasks)?;
 
     // The data path.
     let store = Store::new(MeshOptions {
@@ -153,8 +163,6 @@ async fn run(
         options,
     });
     tasks.spawn("enrolment", enrolment.run(wanted, tasks.shutdown()));
-    // The source watches for as long as it lives.
-    let (_source, updates) = FileSource::start(source_options(&view.options))?;
     let publisher = Publisher::new(store, snapshots.clone(), capture.clone(), shared, proxy.clone());
     let publishing = publish(publisher, updates, learned_addresses, pods, view.problems.clone());
     tasks.spawn("publish", until(tasks.shutdown(), publishing));

@@ -90,9 +90,9 @@ fn dependencies() -> Result<()> {
         "error",
         "--manifest-path",
         "ebpf/Cargo.toml",
-        "check",
         "--config",
         "deny.toml",
+        "check",
     ]);
     succeed(cargo.args(checks))?;
     if let Some(reason) = unreachable {

@@ -68,7 +68,7 @@ impl Contender {
         for node in &nodes {
             for role in ["client", "server"] {
                 let name = format!("{role}-{}", node.label());
-                pods.push(pod(node, PodSpec::new(&name).namespace(NAMESPACE).service_account(&name))?);
+                pods.push(pod(node, PodSpec::new(&name).namespace(NAMESPACE).service_account(&name), options)?);
             }
         }
         let server = Server::start(&pods[3], pods[3].ip(), &world.folder().join("control"))?;
@@ -118,17 +118,21 @@ impl Contender {
 }
 
 /// Makes a pod that can open connections as fast as the load wants to.
-pub fn pod(node: &Node, spec: PodSpec) -> Result<Pod> {
+pub fn pod(node: &Node, spec: PodSpec, options: &Options) -> Result<Pod> {
     let pod = node.pod(spec.families(Families::V4))?;
-    open_ports(&pod)?;
+    tune(&pod, options)?;
     Ok(pod)
 }
 
 /// Lets a host reuse ports in TIME_WAIT after a second and gives it 45,000 of them: some ten thousand new connections a
 /// second use up the default range within seconds.
-pub fn open_ports(host: &Host) -> Result<()> {
+pub fn tune(host: &Host, options: &Options) -> Result<()> {
     host.netns().sysctl("ipv4/tcp_tw_reuse", "1")?;
-    host.netns().sysctl("ipv4/ip_local_port_range", "20000 65535")
+    host.netns().sysctl("ipv4/ip_local_port_range", "20000 65535")?;
+    match &options.congestion_control {
+        Some(name) => host.netns().sysctl("ipv4/tcp_congestion_control", name),
+        None => Ok(()),
+    }
 }
 
 /// The folder of the cgroup that holds every process of the node's world.

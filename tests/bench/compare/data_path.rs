@@ -98,7 +98,8 @@ pub fn run(options: &Options, figures: &mut Figures) -> Result<()> {
     for line in LINES.iter().filter(|line| options.wants(line.name)) {
         for round in 0..options.rounds {
             // Another one begins in each round: whatever drifts meanwhile does not always hit the same.
-            contenders.rotate_left(1);
+            let another = usize::from(contenders.len() > 1);
+            contenders.rotate_left(another);
             for contender in &contenders {
                 measure(line, contender, options, figures);
             }

@@ -14,6 +14,7 @@ pub struct Machine {
     processor: String,
     cores: usize,
     memory_gb: f64,
+    congestion_control: String,
 }
 
 impl Machine {
@@ -27,9 +28,10 @@ impl Machine {
         let kilobytes = memory
             .lines()
             .find_map(|line| line.strip_prefix("MemTotal:")?.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
-        let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
+        let setting = |path: &str| Some(read(path).trim().to_owned()).filter(|text| !text.is_empty());
         Self {
-            kernel: if kernel.is_empty() { unknown() } else { kernel },
+            kernel: setting("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
+            congestion_control: setting("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_else(unknown),
             processor: processor.map_or_else(unknown, str::to_owned),
             cores: cores(),
             memory_gb: kilobytes.unwrap_or_default() * 1024.0 / 1e9,
@@ -38,8 +40,10 @@ impl Machine {
 
     /// One line.
     pub fn to_text(&self) -> String {
-        let Self { kernel, processor, cores, memory_gb } = self;
-        format!("Linux {kernel}, {cores} cores, {processor}, {memory_gb:.0} GB")
+        let Self { kernel, processor, cores, memory_gb, congestion_control } = self;
+        format!(
+            "Linux {kernel}, {cores} cores, {processor}, {memory_gb:.0} GB, TCP congestion control {congestion_control}"
+        )
     }
 
     /// The same for programs.
@@ -49,6 +53,7 @@ impl Machine {
             "processor": self.processor,
             "cores": self.cores,
             "memory_gb": self.memory_gb,
+            "congestion_control": self.congestion_control,
         })
     }
 }

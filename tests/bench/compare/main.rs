@@ -34,7 +34,7 @@ pub struct Options {
     /// How long each measurement takes, in seconds.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Only measurements whose name contains one of these words; `--list` prints the names.
+    /// Only measurements whose name begins with one of these words; `--list` prints the names.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only these contenders.
@@ -43,6 +43,12 @@ pub struct Options {
     /// Worker threads of each agent; without it, what the agent does by itself.
     #[arg(long)]
     workers: Option<usize>,
+    /// One more argument of `weft agent`: `--agent-argument=--access-log=off`, say.
+    #[arg(long, allow_hyphen_values = true)]
+    agent_argument: Vec<String>,
+    /// TCP's congestion control in the pods, one of `net.ipv4.tcp_allowed_congestion_control`; without it, the default.
+    #[arg(long)]
+    congestion_control: Option<String>,
     /// Waits before each measurement, at most so many seconds, until other processes leave the machine alone.
     #[arg(long, default_value_t = 0.0)]
     patience: f64,
@@ -57,12 +63,13 @@ pub struct Options {
 impl Options {
     /// Whether a measurement was asked for.
     fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| name.contains(word.as_str()))
+        self.only.is_empty() || self.only.iter().any(|word| name.starts_with(word.as_str()))
     }
 
     /// Arguments of `weft agent` that follow from the options.
     fn agent_arguments(&self) -> Vec<String> {
-        self.workers.map(|workers| vec!["--workers".to_owned(), workers.to_string()]).unwrap_or_default()
+        let workers = self.workers.map(|workers| format!("--workers={workers}"));
+        workers.into_iter().chain(self.agent_argument.iter().cloned()).collect()
     }
 }
 

@@ -47,12 +47,13 @@ pub fn run(options: &Options, figures: &mut Figures) -> Result<()> {
     let world = World::with(WorldOptions { shows_logs: false })?;
     let node = world.node("a")?;
     let (outside, addresses) = world.outside("server")?;
+    contender::tune(&outside, options)?;
     let server = Server::start(&outside, addresses[0], &world.folder().join("control"))?;
     world.enrol(NAMESPACE)?;
     world.namespace("plain", &[])?;
     let pods = [
-        (&UNENROLLED, contender::pod(&node, PodSpec::new("client").namespace("plain"))?),
-        (&ENROLLED, contender::pod(&node, PodSpec::new("client").namespace(NAMESPACE))?),
+        (&UNENROLLED, contender::pod(&node, PodSpec::new("client").namespace("plain"), options)?),
+        (&ENROLLED, contender::pod(&node, PodSpec::new("client").namespace(NAMESPACE), options)?),
     ];
     // What is looked for is so small that it takes more rounds than elsewhere to tell it from noise.
     for round in 0..options.rounds * 2 {

@@ -75,7 +75,14 @@ impl Report<'_> {
         }
         let Options { rounds, seconds, .. } = self.options;
         let workers = self.options.workers.map_or("its own number of".to_owned(), |workers| workers.to_string());
-        text += &format!("Rounds: {rounds} of {seconds} s; each agent with {workers} worker threads.\n{HOW}\n");
+        text += &format!("Rounds: {rounds} of {seconds} s; each agent with {workers} worker threads.\n");
+        if let Some(name) = &self.options.congestion_control {
+            text += &format!("The pods' TCP congestion control was set to {name}.\n");
+        }
+        if !self.options.agent_argument.is_empty() {
+            text += &format!("The agents had further arguments: {}\n", self.options.agent_argument.join(" "));
+        }
+        text += &format!("{HOW}\n");
         for note in self.figures.notes() {
             text += &format!("Note: {note}\n");
         }
@@ -99,6 +106,8 @@ impl Report<'_> {
             "rounds": self.options.rounds,
             "seconds": self.options.seconds,
             "workers": self.options.workers,
+            "congestion_control": self.options.congestion_control,
+            "agent_arguments": self.options.agent_argument,
             "series": series,
             "notes": self.figures.notes(),
         })

@@ -65,7 +65,7 @@ fn measure(options: &Options, figures: &mut Figures, format: Format, wanted: [Fi
         world.config().put_file(&format!("team-{namespace:03}.{extension}"), &text)?;
     }
     // A pod of the node itself, so that being ready includes having captured something.
-    let _pod = contender::pod(&node, PodSpec::new("local").namespace("team-000"))?;
+    let _pod = contender::pod(&node, PodSpec::new("local").namespace("team-000"), options)?;
     for round in 0..options.rounds {
         let (ready, memory) = start(&node, options)?;
         let [ready_figure, memory_figure, share_figure] = wanted;

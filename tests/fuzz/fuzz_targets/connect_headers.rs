@@ -37,7 +37,7 @@ fuzz_target!(|text: &str| {
     if let Some(forwarded) = round_trip::<Forwarded>(text) {
         assert!(!forwarded.host.is_some_and(|host| host.chars().any(char::is_control)));
     }
-    if let Some(parent) = text.parse::<TraceParent>().ok() {
+    if let Ok(parent) = text.parse::<TraceParent>() {
         assert!(parent.trace_id != 0 && parent.parent_id != 0);
         let again: TraceParent = parent.to_string().parse().expect("own writing");
         assert_eq!((again.trace_id, again.parent_id), (parent.trace_id, parent.parent_id));

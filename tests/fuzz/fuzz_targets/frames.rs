@@ -115,7 +115,8 @@ impl Owner {
         let connection =
             if input.is_client { Connection::client(config.clone()) } else { Connection::server(config.clone()) };
         let (streams, seen) = Default::default();
-        let mut owner = Self { connection, config, is_server: !input.is_client, streams, acts: input.acts.clone(), step: 0, seen };
+        let mut owner =
+            Self { connection, config, is_server: !input.is_client, streams, acts: input.acts.clone(), step: 0, seen };
         if input.is_client {
             for token in 0..3 {
                 let request = ConnectRequest { authority: "10.0.0.1:80", ..ConnectRequest::default() };

@@ -34,8 +34,16 @@ enum Field {
     Raw(Vec<u8>),
     Indexed(u8),
     /// With the first byte that says how it is kept.
-    Baggage { kind: u8, is_huffman: bool, value: Vec<u8> },
-    Named { kind: u8, index: u8, value: Vec<u8> },
+    Baggage {
+        kind: u8,
+        is_huffman: bool,
+        value: Vec<u8>,
+    },
+    Named {
+        kind: u8,
+        index: u8,
+        value: Vec<u8>,
+    },
     Resize(u8),
 }
 

@@ -13,6 +13,7 @@ mod yaml;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::object::{Interner, Object, ObjectId};
@@ -170,31 +171,39 @@ impl Part {
     }
 }
 
-/// Splits `items` between threads, each of which has at least `share` of them, and puts together what they read.
+/// Divides `items` between threads, `share` at a time, and puts together what they read in the order of the items.
 fn divide<T: Sync>(items: &[T], share: usize, threads: usize, read: impl Fn(&mut Part, &T) + Sync) -> Part {
-    let read_all = |items: &[T]| {
-        let mut part = Part::default();
-        part.entries.reserve_exact(items.len());
-        items.iter().for_each(|item| read(&mut part, item));
-        part
-    };
-    let threads = threads.min(items.len() / share.max(1)).max(1);
-    if threads == 1 {
-        return read_all(items);
-    }
-    let (first, rest) = items.split_at(items.len() / threads);
-    thread::scope(|scope| {
-        let others: Vec<_> =
-            rest.chunks(rest.len().div_ceil(threads - 1)).map(|chunk| scope.spawn(|| read_all(chunk))).collect();
-        let mut all = read_all(first);
-        for other in others {
-            match other.join() {
-                Ok(part) => all.append(part),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+    let shares: Vec<&[T]> = items.chunks(share).collect();
+    let next = AtomicUsize::new(0);
+    // What a thread has read of each share that it took.
+    let work = || {
+        let mut done: Vec<(usize, Part)> = Vec::new();
+        let mut interner = Interner::default();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(share) = shares.get(index) else {
+                return done;
+            };
+            let mut part = Part { interner, ..Part::default() };
+            part.entries.reserve_exact(share.len());
+            share.iter().for_each(|item| read(&mut part, item));
+            interner = std::mem::take(&mut part.interner);
+            done.push((index, part));
         }
-        all
-    })
+    };
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(shares.len())).map(|_| scope.spawn(work)).collect();
+        let mut done = work();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    let mut all = Part::default();
+    all.entries.reserve_exact(done.iter().map(|(_, part)| part.entries.len()).sum());
+    done.into_iter().for_each(|(_, part)| all.append(part));
+    all
 }
 
 /// How many lines end in `bytes`.

@@ -61,7 +61,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloodLimits {
     /// Frames without effect on any stream's data (PING, SETTINGS, WINDOW_UPDATE, PRIORITY, empty DATA, unknown types, …)
-    /// beyond two for each DATA frame with a payload. Default 2,000.
+    /// beyond two for each DATA frame with a payload and one for each KiB of it. Default 2,000.
     pub idle_frames: u32,
     /// Idle frames that each second gives back. Default 200.
     pub idle_frames_per_second: u32,

@@ -309,7 +309,7 @@ impl Connection {
         // RFC 9113, 6.9: only DATA counts, and its header does not.
         open.send_window -= i64::from(length);
         self.send_window -= i64::from(length);
-        self.flood.data_frame();
+        self.flood.data_frame(length);
         let mut flags = 0;
         if end_stream {
             flags = flag::END_STREAM;

@@ -21,9 +21,10 @@ impl Flood {
         }
     }
 
-    /// A DATA frame with a payload was sent or received. A receiver may answer each with an update of two windows.
-    pub(crate) fn data_frame(&mut self) {
-        self.idle_frames.earn(2);
+    /// A DATA frame with a payload was sent or received. A receiver may answer each with an update of two windows, and
+    /// some do so for every few kilobytes of a large one.
+    pub(crate) fn data_frame(&mut self, payload: u32) {
+        self.idle_frames.earn(2 + payload / 1024);
     }
 
     /// A frame came that moves nothing. `false`: one too many.

@@ -6,7 +6,7 @@ use serde_saphyr::{Options, alias_limits, budget, options};
 use super::document::Document;
 use super::{Manifest, Part, Reader, divide};
 
-/// Fewer documents than this are not worth a thread.
+/// So many documents are read at a time: fewer are not worth a thread.
 const SHARE: usize = 32;
 
 /// Reads documents, separated by `---`.

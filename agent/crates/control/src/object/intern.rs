@@ -12,6 +12,8 @@ use super::pod::{PodTemplate, TemplateKey};
 pub(crate) struct Interner {
     strings: HashTable<Arc<str>>,
     templates: HashTable<Arc<PodTemplate>>,
+    /// The template that was adopted last, and what it became: pods of one workload come one after another.
+    adopted: Option<[Arc<PodTemplate>; 2]>,
     hasher: DefaultHashBuilder,
 }
 
@@ -40,11 +42,19 @@ impl Interner {
 
     /// The shared copy of a template that another interner made.
     pub fn adopt(&mut self, template: &Arc<PodTemplate>) -> Arc<PodTemplate> {
-        self.template(&template.key())
+        if let Some([foreign, own]) = &self.adopted
+            && Arc::ptr_eq(foreign, template)
+        {
+            return Arc::clone(own);
+        }
+        let own = self.template(&template.key());
+        self.adopted = Some([Arc::clone(template), Arc::clone(&own)]);
+        own
     }
 
     /// Forgets what nobody else holds any more, and gives its memory back.
     pub fn forget_unused(&mut self) {
+        self.adopted = None;
         let hasher = &self.hasher;
         self.templates.retain(|template| Arc::strong_count(template) > 1);
         self.templates.shrink_to_fit(|template| template.key().hash(hasher));

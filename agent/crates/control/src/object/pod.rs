@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 pub(crate) use template::{PodTemplate, TemplateKey};
 use view::PodView;
-use weft_model::Identity;
 
-use super::metadata::{address, excerpt, identify};
+use super::metadata::{address, excerpt, identify, is_dns_subdomain};
 use super::namespace::{DATAPLANE_MODE, DataplaneMode};
 use super::{Interner, Kind};
 use crate::problem::Notes;
@@ -53,8 +52,9 @@ impl Pod {
         let metadata = &manifest.metadata;
         let id = identify(Kind::Pod, metadata.namespace.as_deref(), metadata.name.as_deref(), interner, notes)?;
         let key = TemplateKey::read(manifest);
-        if let Err(error) = Identity::new("any", &id.namespace, key.service_account()) {
-            notes.error("spec.serviceAccountName", error.to_string(), "write the name of a ServiceAccount");
+        if !is_dns_subdomain(key.service_account()) {
+            let message = format!("'{}' is not the name of a service account", excerpt(key.service_account()));
+            notes.error("spec.serviceAccountName", message, "write the name of a ServiceAccount");
             return None;
         }
         let status = &manifest.status;

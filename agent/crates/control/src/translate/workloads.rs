@@ -17,7 +17,7 @@ use crate::object::{Pod, ServiceKind, TargetPort, is_known};
 impl Translator {
     /// A pod's name in the model.
     pub(crate) fn pod_uid(&self, pod: &Pod) -> Arc<str> {
-        format!("{}//Pod/{}/{}", self.cluster, pod.namespace, pod.name).into()
+        [&*self.cluster, "//Pod/", &*pod.namespace, "/", &*pod.name].concat().into()
     }
 
     fn bare_uid(&self, namespace: NamespaceId, address: IpAddr) -> Arc<str> {

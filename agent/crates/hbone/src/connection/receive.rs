@@ -45,18 +45,23 @@ impl Connection {
     /// of it, possibly a part of a frame, and is never copied; only what has a meaning as a whole is, when it is cut.
     ///
     /// # Errors
-    /// When the peer broke the protocol so that the connection cannot go on. A GOAWAY is in the output then; send it and
-    /// close. Further calls return the same error.
+    /// When the peer broke the protocol so that the connection cannot go on, nor its streams; there is no event for those
+    /// that are open. A GOAWAY is in the output then; send it and close. Further calls return the same error.
     pub fn receive<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<Event<'b>>, ConnectionError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        let result = self.next_event(input);
-        if let Err(error) = result {
+        let result = match self.failed {
+            None => self.next_event(input),
+            Some(error) => Err(error),
+        };
+        let Err(error) = result else { return result };
+        if self.failed.is_none() {
             self.failed = Some(error);
             self.go_away(error.code, error.reason);
         }
-        result
+        // What the last frame did before it turned out to be one too many.
+        match self.events.pop_front() {
+            Some(event) => Ok(Some(event)),
+            None => Err(error),
+        }
     }
 
     fn next_event<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<Event<'b>>, ConnectionError> {
@@ -296,7 +301,7 @@ impl Connection {
         }
         let end_stream = head.has(flag::END_STREAM);
         if payload > 0 {
-            self.flood.data_frame();
+            self.flood.data_frame(payload);
         } else if !end_stream {
             self.idle_frame(1)?;
         }

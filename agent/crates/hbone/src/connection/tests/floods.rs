@@ -78,6 +78,13 @@ fn useful_work_pays_for_idle_frames() {
         server.released(stream, 1);
         server.output().clear();
     }
+    // For every four kilobytes of a large frame, too.
+    let round = [data(1, 0, &[0; 16_384]), [window_update(0, 1), window_update(1, 1)].concat().repeat(4)].concat();
+    for _ in 0..10_000 {
+        receive(&mut server, &round).expect("others are like this");
+        server.released(stream, 16_384);
+        server.output().clear();
+    }
     // The same for what is sent.
     let updates = [window_update(0, 1), window_update(1, 1)].concat();
     for _ in 0..100_000 {
@@ -125,6 +132,15 @@ fn rapid_resets_are_limited() {
     let mut server = server(Config::default());
     let (times, code) = flood(&mut server, streams.clone().map(open_and_reset), true);
     assert_eq!((times, code), (1000, ErrorCode::ENHANCE_YOUR_CALM));
+    // Nothing that happened before the last one is lost.
+    let mut strict = Config::default();
+    strict.flood.resets = 0;
+    let mut server = super::server(strict);
+    let input = open_and_reset(1);
+    let mut rest = &input[..];
+    assert!(matches!(server.receive(&mut rest), Ok(Some(Event::Request { .. }))));
+    assert!(matches!(server.receive(&mut rest), Ok(Some(Event::Reset { .. }))));
+    assert!(server.receive(&mut rest).is_err());
     // Time gives some back.
     let mut server = super::server(Config::default());
     for stream in streams.clone().take(10_000) {
