@@ -124,11 +124,11 @@ pub trait LearnOutside: Send + Sync {
 pub struct Announced(Mutex<HashMap<Arc<str>, Instant>>);
 
 impl Announced {
-    /// The workload `uid` can be reached by tunnel from now on.
-    pub fn note(&self, uid: Arc<str>, now: Instant) {
+    /// These workloads can be reached by tunnel from now on.
+    pub fn note(&self, uids: impl IntoIterator<Item = Arc<str>>, now: Instant) {
         let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         times.retain(|_, at| now.duration_since(*at) < outbound::ANNOUNCEMENT_GRACE * 4);
-        times.insert(uid, now);
+        times.extend(uids.into_iter().map(|uid| (uid, now)));
     }
 
     fn is_recent(&self, uid: &str, within: Duration) -> bool {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::mpsc;
-use weft_model::{Change, Snapshot, SnapshotCell, Store, TunnelProtocol};
+use weft_model::{Change, Snapshot, SnapshotCell, Store};
 
 use crate::capture::Capture;
 use crate::proxy::{LearnOutside, Proxy, Shared};
@@ -102,19 +102,15 @@ impl Publisher {
 
     /// Applies one batch and makes it the state in force.
     pub fn apply(&mut self, changes: Vec<Change>) -> Arc<Snapshot> {
-        let now = Instant::now();
-        for change in &changes {
-            if let Change::PutWorkload(workload) = change {
-                let was_hbone = self
-                    .store
-                    .snapshot()
-                    .workload(&workload.uid)
-                    .is_some_and(|known| known.protocol == TunnelProtocol::Hbone);
-                if workload.protocol == TunnelProtocol::Hbone && !was_hbone {
-                    self.shared.announced.note(workload.uid.clone(), now);
-                }
+        let known = self.store.snapshot();
+        let joining = changes.iter().filter_map(|change| match change {
+            Change::PutWorkload(workload) if workload.is_hbone() => {
+                let was_hbone = known.workload(&workload.uid).is_some_and(|known| known.is_hbone());
+                (!was_hbone).then(|| workload.uid.clone())
             }
-        }
+            _ => None,
+        });
+        self.shared.announced.note(joining, Instant::now());
         let applied = self.store.apply(changes);
         let snapshot = applied.snapshot;
         let mut ranges_moved = false;

@@ -194,7 +194,10 @@ impl Flow {
     pub(super) fn finish_if_due(&mut self) -> io::Result<()> {
         if self.write_side == WriteSide::Finishing && self.pending.is_empty() && !self.is_connecting {
             self.write_side = WriteSide::Finished;
-            self.socket.finish()?;
+            // When the other direction has ended as well the socket is closed right after this, which says the same.
+            if !self.read_done {
+                self.socket.finish()?;
+            }
         }
         Ok(())
     }

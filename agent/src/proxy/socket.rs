@@ -5,7 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockAddr, SockRef, TcpKeepalive};
 
 /// What a read or a write came to, when it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,25 +31,24 @@ impl Socket {
     /// The peer's address is what the kernel's getpeername hook shows for the accepted socket.
     pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(Self, SocketAddr)>> {
         loop {
-            // SAFETY: accept4 takes null pointers when the peer's address is not asked for.
-            let fd = unsafe {
-                libc::accept4(
-                    listener.as_raw_fd(),
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-                )
+            let mut accepted = -1;
+            // SAFETY: accept4 fills the storage with an address and says how long it is, which is what
+            // `try_init` asks of its closure.
+            let peer = unsafe {
+                SockAddr::try_init(|storage, length| {
+                    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+                    accepted = libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags);
+                    if accepted < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+                })
             };
-            if fd >= 0 {
-                // SAFETY: accept4 returned a new descriptor that nothing else owns.
-                let socket = Self::from_fd(unsafe { OwnedFd::from_raw_fd(fd) });
-                return match socket.peer_addr() {
-                    Ok(peer) => Ok(Some((socket, peer))),
-                    // Reset between the handshake and here: as if it had never come.
-                    Err(_) => continue,
-                };
-            }
-            let error = io::Error::last_os_error();
+            let error = match peer {
+                Ok(((), peer)) => {
+                    // SAFETY: accept4 returned a new descriptor that nothing else owns.
+                    let socket = Self::from_fd(unsafe { OwnedFd::from_raw_fd(accepted) });
+                    return Ok(Some((socket, address(peer)?)));
+                }
+                Err(error) => error,
+            };
             match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(None),
                 Some(libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => {}
@@ -127,10 +126,6 @@ impl Socket {
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         address(self.0.local_addr()?)
     }
-
-    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        address(self.0.peer_addr()?)
-    }
 }
 
 impl AsFd for Socket {
@@ -172,7 +167,7 @@ fn outcome(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Outcome> {
 }
 
 /// Addresses are compared as values everywhere: a v4-mapped one is the v4 one.
-fn address(address: socket2::SockAddr) -> io::Result<SocketAddr> {
+fn address(address: SockAddr) -> io::Result<SocketAddr> {
     let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
     Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }

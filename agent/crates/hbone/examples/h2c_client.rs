@@ -5,7 +5,8 @@
 //! cargo run -p weft-hbone --example h2c_client -- 127.0.0.1:8480 10.0.0.1:80 50 1000000
 //! ```
 //!
-//! A tunnel is reset once everything has come back, since not every proxy passes a half close on. The proxy may be the `h2c_server` example, or nghttpx with `--http2-proxy` and an echoing HTTP/1.1 proxy behind it.
+//! A tunnel is reset once everything has come back, since not every proxy passes a half close on. The proxy may be
+//! the `h2c_server` example, or nghttpx with `--http2-proxy` and an echoing HTTP/1.1 proxy behind it.
 
 use std::{
     collections::BTreeMap,

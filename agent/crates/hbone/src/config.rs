@@ -19,8 +19,8 @@ pub struct Config {
     pub connection_window: u32,
     /// Bytes by which the windows of all streams together may exceed their initial size. Default 16 MiB.
     ///
-    /// The most that a peer can make this side hold is `max_concurrent_streams * initial_stream_window + growth_budget`.
-    /// No window grows either while readers owe more than this amount.
+    /// The most that a peer can make this side hold is `max_concurrent_streams * initial_stream_window +
+    /// growth_budget`. No window grows either while readers owe more than this amount.
     pub growth_budget: u32,
     /// Payload of the largest frame accepted, 16,384 to 16,777,215. Default 1 MiB.
     ///
@@ -31,8 +31,8 @@ pub struct Config {
     /// Size of a decoded header list, counted as RFC 9113, 6.5.2 does; also bounds the bytes of an encoded one.
     /// Default 16 KiB.
     pub max_header_list_size: u32,
-    /// Size of the dynamic table that the peer's HPACK encoder may use, in bytes. Default 4,096. (Ours uses what the peer
-    /// allows, 4,096 at most.)
+    /// Size of the dynamic table that the peer's HPACK encoder may use, in bytes. Default 4,096. (Ours uses what the
+    /// peer allows, 4,096 at most.)
     pub header_table_size: u32,
     /// What is too much.
     pub flood: FloodLimits,
@@ -60,8 +60,8 @@ impl Default for Config {
 /// [`Connection::replenish`](crate::Connection::replenish) tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloodLimits {
-    /// Frames without effect on any stream's data (PING, SETTINGS, WINDOW_UPDATE, PRIORITY, empty DATA, unknown types, …)
-    /// beyond two for each DATA frame with a payload and one for each KiB of it. Default 2,000.
+    /// Frames without effect on any stream's data (PING, SETTINGS, WINDOW_UPDATE, PRIORITY, empty DATA, unknown
+    /// types, …) beyond two for each DATA frame with a payload and one for each KiB of it. Default 2,000.
     pub idle_frames: u32,
     /// Idle frames that each second gives back. Default 200.
     pub idle_frames_per_second: u32,

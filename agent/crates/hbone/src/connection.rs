@@ -47,9 +47,9 @@ const MAX_DEBUG: usize = 256;
 ///   [`send_window`](Self::send_window) and [`max_data`](Self::max_data) bytes;
 /// - tells what payload was handed on: [`released`](Self::released).
 ///
-/// While the transport cannot be written, go on reading: the peer may be one that reads nothing until it has written. But
-/// leave the output here then. It is bounded against a peer that asks for answers without reading them, and a buffer to
-/// which it was moved is not.
+/// While the transport cannot be written, go on reading: the peer may be one that reads nothing until it has written.
+/// But leave the output here then. It is bounded against a peer that asks for answers without reading them, and a
+/// buffer to which it was moved is not.
 pub struct Connection {
     role: Role,
     config: Config,
@@ -222,7 +222,8 @@ impl Connection {
         self.streams.len()
     }
 
-    /// Either side announced the end of the connection, or it failed. Streams that are open may go on in the former case.
+    /// Either side announced the end of the connection, or it failed. Streams that are open may go on in the former
+    /// case.
     pub fn is_going_away(&self) -> bool {
         self.shutdown != Shutdown::No || self.peer_last_stream.is_some() || self.failed.is_some()
     }
@@ -236,7 +237,8 @@ impl Connection {
 
     /// Server: answers a request, once. Header names are in lower case.
     ///
-    /// Nothing is sent on a stream that is closed by now, or was answered. A header that cannot be expressed is left out.
+    /// Nothing is sent on a stream that is closed by now, or was answered. A header that cannot be expressed is left
+    /// out.
     pub fn respond(&mut self, stream: StreamId, status: u16, headers: &[(&str, &str)], end_stream: bool) {
         debug_assert!((200..1000).contains(&status), "only final responses are sent");
         let Some(open) = self.streams.get_mut(stream.0) else { return };
@@ -368,8 +370,8 @@ impl Connection {
     }
 
     /// Ends the connection for streams not yet opened, at once (RFC 9113, 6.8): whatever the peer opened beyond those
-    /// known here is ignored, and the peer learns that it may try elsewhere. Open streams go on, unless the owner closes
-    /// the transport, as it should after an error.
+    /// known here is ignored, and the peer learns that it may try elsewhere. Open streams go on, unless the owner
+    /// closes the transport, as it should after an error.
     ///
     /// `debug` is for a person at the other end; its first 256 bytes are sent.
     pub fn go_away(&mut self, code: ErrorCode, debug: &str) {
@@ -385,7 +387,8 @@ impl Connection {
         frame::goaway(&mut self.output, last, code, &debug[..debug.len().min(MAX_DEBUG)]);
     }
 
-    /// Tells how much time passed since the last call, which refills the budgets of [`FloodLimits`](crate::FloodLimits).
+    /// Tells how much time passed since the last call, which refills the budgets of
+    /// [`FloodLimits`](crate::FloodLimits).
     ///
     /// Call it now and then while the connection lives, every ten seconds for instance: without it an idle connection
     /// uses its budgets up by keepalive alone, in the end.

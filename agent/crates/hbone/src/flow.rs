@@ -2,9 +2,10 @@
 //!
 //! A window that is smaller than what a path holds in flight slows a stream down; one that is larger lets a stalled
 //! reader hold more memory. So windows start small and grow when two things are true: the reader keeps up, and the
-//! sender had to wait for the window. The second cannot be seen from arriving bytes alone, so an update of a window is
-//! now and then followed by a PING. The peer handles both in order and whatever arrives before the PONG was sent without
-//! the update; if that is all that the window still held, the sender had run out. It takes no clock and no estimate.
+//! sender had to wait for the window. The second cannot be seen from arriving bytes alone, so an update of a window
+//! is now and then followed by a PING. The peer handles both in order and whatever arrives before the PONG was sent
+//! without the update; if that is all that the window still held, the sender had run out. It takes no clock and no
+//! estimate.
 
 /// The receive window of one stream.
 ///

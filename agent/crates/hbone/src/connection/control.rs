@@ -180,8 +180,8 @@ impl Connection {
         self.closed.ended(head.stream);
         let by_peer = true;
         self.events.push_back(Event::Reset { stream: StreamId(head.stream), token: stream.token, code, by_peer });
-        // A request that is withdrawn before its answer frees its place at once, so that the limit on concurrent streams
-        // does not bound the work that it made (CVE-2023-44487).
+        // A request that is withdrawn before its answer frees its place at once, so that the limit on concurrent
+        // streams does not bound the work that it made (CVE-2023-44487).
         if self.role == Role::Server && !stream.is_answered && !self.flood.reset() {
             return error(ErrorCode::ENHANCE_YOUR_CALM, "too many streams were reset before they were answered");
         }
@@ -195,8 +195,8 @@ impl Connection {
         self.check_dependency(head.stream, priority)
     }
 
-    /// RFC 7540, 5.3.1: a stream that depends on itself is an error. RFC 9113 no longer says so, but it costs nothing to
-    /// be strict with a peer that sends nonsense.
+    /// RFC 7540, 5.3.1: a stream that depends on itself is an error. RFC 9113 no longer says so, but it costs nothing
+    /// to be strict with a peer that sends nonsense.
     pub(super) fn check_dependency(&mut self, stream: u32, priority: &[u8; 5]) -> Result<(), ConnectionError> {
         let [a, b, c, d, _weight] = *priority;
         if u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff == stream {

@@ -41,12 +41,13 @@ pub(super) fn error<T>(code: ErrorCode, reason: &'static str) -> Result<T, Conne
 impl Connection {
     /// Consumes plaintext from the front of `input`, advancing it, up to the next event.
     ///
-    /// `Ok(None)` means that everything was consumed. Input may be cut anywhere. The payload of DATA is a borrowed slice
-    /// of it, possibly a part of a frame, and is never copied; only what has a meaning as a whole is, when it is cut.
+    /// `Ok(None)` means that everything was consumed. Input may be cut anywhere. The payload of DATA is a borrowed
+    /// slice of it, possibly a part of a frame, and is never copied; only what has a meaning as a whole is, when it
+    /// is cut.
     ///
-    /// # Errors
-    /// When the peer broke the protocol so that the connection cannot go on, nor its streams; there is no event for those
-    /// that are open. A GOAWAY is in the output then; send it and close. Further calls return the same error.
+    /// # Errors When the peer broke the protocol so that the connection cannot go on, nor its streams; there is no
+    /// event for those that are open. A GOAWAY is in the output then; send it and close. Further calls return the
+    /// same error.
     pub fn receive<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<Event<'b>>, ConnectionError> {
         let result = match self.failed {
             None => self.next_event(input),

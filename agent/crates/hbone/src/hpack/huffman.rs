@@ -49,7 +49,8 @@ const CODES: [u32; 257] = {
     codes
 };
 
-/// The code as a tree: what follows an inner node on a 0 and on a 1. Node 0 is the root. 257 leaves make 256 inner nodes.
+/// The code as a tree: what follows an inner node on a 0 and on a 1. Node 0 is the root. 257 leaves make 256 inner
+/// nodes.
 const NODES: [[u16; 2]; 256] = {
     let mut nodes = [[UNSET; 2]; 256];
     let mut used = 1;
