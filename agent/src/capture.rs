@@ -259,7 +259,7 @@ impl Capture {
         match self.refresh_probe_cgroup() {
             // It may come up later than the agent.
             Err(error @ CaptureError::ProbeCgroup { .. }) => {
-                tracing::warn!(%error, "probes are judged like any plaintext connection for now");
+                tracing::warn!(%error, "probes are judged like any plaintext connection until it is found");
                 Ok(())
             }
             other => other,
