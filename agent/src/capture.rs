@@ -19,12 +19,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use weft_common::{
-    Address, Listener, ListenerKind, POD_ADDRESSES, Pod, Prefix, Published, Role, Settings, Socket, Tuple,
+    Address, CONGESTION_CONTROL_NAME, Listener, ListenerKind, POD_ADDRESSES, Pod, Prefix, Published, Role, Settings,
+    Socket, Tuple,
 };
 
 use self::bpffs::{NodeFolder, Pins};
@@ -51,8 +53,40 @@ pub struct CaptureOptions {
     pub cgroup_root: Option<PathBuf>,
     /// The cgroup whose processes reach the pods directly (the kubelet's); that one exactly, not those below it.
     pub probe_cgroup: Option<PathBuf>,
+    /// The congestion control of connections between the applications and the agent, which never leave their pod;
+    /// `None`: whatever the pod's namespace has.
+    pub loopback_congestion_control: Option<CongestionControl>,
     /// The most detailed level that the programs write to their log.
     pub log: LogLevel,
+}
+
+/// The name of a TCP congestion control, as in `net.ipv4.tcp_available_congestion_control`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CongestionControl([u8; CONGESTION_CONTROL_NAME]);
+
+impl CongestionControl {
+    /// Every kernel has it, and it costs the least: it neither paces nor measures.
+    pub const RENO: Self = Self(*b"reno\0\0\0\0\0\0\0\0\0\0\0\0");
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        str::from_utf8(&self.0[..end]).unwrap_or_default()
+    }
+}
+
+impl FromStr for CongestionControl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if text.is_empty() || text.len() >= CONGESTION_CONTROL_NAME || !text.bytes().all(is_name) {
+            return Err("a congestion control's name has 1 to 15 letters, digits, '_' and '-'");
+        }
+        let mut name = [0; CONGESTION_CONTROL_NAME];
+        name[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self(name))
+    }
 }
 
 /// How much the eBPF programs write to their log.
@@ -214,7 +248,7 @@ impl Capture {
         let _locked = folder.lock()?;
 
         let older = open_older(&folder)?;
-        let object = Object::new(&pins.maps, options.log)?;
+        let object = Object::new(&pins.maps, options.log, options.loopback_congestion_control)?;
         let programs = object.hooks()?;
         let log = match options.log {
             LogLevel::Off => None,

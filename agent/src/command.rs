@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use agent::{AccessLogFormat, AgentOptions};
+pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl};
 
 /// Weft: a service mesh without sidecars.
 #[derive(Debug, Parser)]

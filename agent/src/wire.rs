@@ -107,6 +107,7 @@ async fn run(
         node: options.node.clone(),
         cgroup_root: options.cgroup_root.clone(),
         probe_cgroup: options.probe_cgroup.clone(),
+        loopback_congestion_control: options.loopback_congestion_control.name(),
         log: LogLevel::default(),
     })
     .context("starting capture")?;

@@ -42,5 +42,8 @@ pub const OUTBOUND_DESTINATIONS: [u8; 4] = [127, 15, 1, 0];
 /// The agent connects to applications by IPv4 from an address in this range, of which the last octet varies.
 pub const INBOUND_SOURCES: [u8; 4] = [127, 15, 6, 0];
 
+/// Room for the name of a TCP congestion control and the zero behind it: `TCP_CA_NAME_MAX`.
+pub const CONGESTION_CONTROL_NAME: usize = 16;
+
 /// How many connections may be between `connect` and `accept` on the whole node. Of more, the oldest are refused.
 pub const TUPLES: usize = 32_768;

@@ -10,15 +10,23 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock,
 };
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::{debug, warn};
-use weft_common::{Address, Direction, Published, Role, Socket, Tuple};
+use weft_common::{Address, CONGESTION_CONTROL_NAME, Direction, Published, Role, Socket, Tuple};
 
 use crate::maps;
 
+/// The congestion control of connections that never leave their pod, as a string that ends with a zero; empty: the
+/// namespace's own. Set before the first byte: one that paces would set the kernel's timer for each burst.
+#[unsafe(no_mangle)]
+static LOOPBACK_CONGESTION_CONTROL: Global<[u8; CONGESTION_CONTROL_NAME]> = Global::new([0; CONGESTION_CONTROL_NAME]);
+
 const AF_INET: u32 = 2;
+const SOL_TCP: i32 = 6;
+const TCP_CONGESTION: i32 = 13;
 
 #[sock_ops]
 pub fn weft_handshake(ctx: SockOpsContext) -> u32 {
@@ -45,6 +53,9 @@ fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     let Some(tuple) = announced(ctx, &ends, socket) else {
         return;
     };
+    if tuple.direction != Direction::Probe as u32 {
+        choose_congestion_control(ctx);
+    }
     let published = Published { address: socket.address, port: u32::from(socket.port) };
     if !maps::publish(&tuple, &published) {
         // Nothing was published, so that the pod's `steer` refuses the SYN.
@@ -76,6 +87,26 @@ fn changed(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     if let Some(tuple) = announced(ctx, &ends, socket) {
         socket.published = 0;
         maps::retract(&tuple);
+    }
+}
+
+/// On loopback there is no network whose congestion could be measured, and nothing is lost.
+#[inline(always)]
+fn choose_congestion_control(ctx: &SockOpsContext) {
+    let mut name = LOOPBACK_CONGESTION_CONTROL.load();
+    if name[0] == 0 {
+        return;
+    }
+    // SAFETY: the helper reads as many bytes as it is told, and they are on the stack. That it does not know the name
+    // leaves the connection as it was, which is slower and no worse.
+    unsafe {
+        bpf_setsockopt(
+            ctx.as_ptr(),
+            SOL_TCP,
+            TCP_CONGESTION,
+            name.as_mut_ptr().cast(),
+            CONGESTION_CONTROL_NAME as i32,
+        );
     }
 }
 
@@ -141,6 +172,7 @@ fn accepted(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     let Some(published) = maps::published(&tuple) else {
         return;
     };
+    choose_congestion_control(ctx);
     if !maps::remember(sk, Socket::new(role, published.address, published.port as u16, 0)) {
         warn!(ctx, "no memory to remember an accepted connection of netns {}", tuple.netns);
     }

@@ -5,10 +5,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use weft_common::{Address, POD_ADDRESSES};
+use weft_common::{Address, CONGESTION_CONTROL_NAME, POD_ADDRESSES};
 
 use super::load::{Global, Loader};
-use super::{CaptureError, LogLevel};
+use super::{CaptureError, CongestionControl, LogLevel};
 use crate::netns::NetnsCookie;
 
 /// Empty when the agent was built without the eBPF toolchain.
@@ -52,11 +52,16 @@ pub(super) const STEER: Hook = Hook { program: "weft_steer", name: "sk_lookup", 
 pub(super) struct Object {
     maps: PathBuf,
     log: LogLevel,
+    congestion_control: [u8; CONGESTION_CONTROL_NAME],
 }
 
 impl Object {
     /// Over the maps pinned in this folder; those that are missing are made and pinned.
-    pub(super) fn new(maps: &Path, log: LogLevel) -> Result<Self, CaptureError> {
+    pub(super) fn new(
+        maps: &Path,
+        log: LogLevel,
+        congestion_control: Option<CongestionControl>,
+    ) -> Result<Self, CaptureError> {
         if OBJECT.is_empty() {
             return Err(CaptureError::NotBuiltIn);
         }
@@ -67,7 +72,8 @@ impl Object {
             }
             _ => {}
         }
-        Ok(Self { maps: maps.to_owned(), log })
+        let congestion_control = congestion_control.map_or_else(Default::default, |CongestionControl(name)| name);
+        Ok(Self { maps: maps.to_owned(), log, congestion_control })
     }
 
     /// The programs of [`HOOKS`], in that order.
@@ -89,8 +95,9 @@ impl Object {
         };
         let addresses: Vec<u8> =
             pod.addresses.iter().flat_map(|address| address.0).flat_map(u32::to_ne_bytes).collect();
-        let globals: [Global<'_>; 4] = [
+        let globals: [Global<'_>; 5] = [
             ("AYA_LOG_LEVEL", &[level]),
+            ("LOOPBACK_CONGESTION_CONTROL", &self.congestion_control),
             ("STEER_NETNS", &pod.netns.to_ne_bytes()),
             ("STEER_WORKERS", &pod.workers.to_ne_bytes()),
             ("STEER_ADDRESSES", &addresses),

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::address::{ListenAddress, loopback};
 use crate::admin::{AdminOptions, socket_path};
+use crate::capture::CongestionControl;
 use crate::telemetry::{LineFormat, LogFilter};
 
 /// The state directory of an agent that was not told another.
@@ -115,6 +117,11 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "WEFT_PROBE_CGROUP", value_name = "DIR")]
     probe_cgroup: Option<PathBuf>,
 
+    /// TCP congestion control of connections between the applications and the agent, which never leave their pod: one
+    /// that the kernel knows, or system for what each pod has. Those that pace, as bbr does, cost them half their speed
+    #[arg(long, env = "WEFT_LOOPBACK_CONGESTION_CONTROL", value_name = "NAME", default_value = "reno")]
+    loopback_congestion_control: LoopbackCongestionControl,
+
     /// Folder, in this host's own bpffs, for the pinned eBPF programs; each node gets its own below it
     #[arg(long, env = "WEFT_BPF_DIR", value_name = "DIR", default_value = BPF_DIR)]
     bpf_dir: PathBuf,
@@ -146,6 +153,36 @@ impl AccessLogFormat {
             Self::Text => Some(LineFormat::Text),
             Self::Json => Some(LineFormat::Json),
             Self::Off => None,
+        }
+    }
+}
+
+/// The congestion control of connections that never leave their pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopbackCongestionControl {
+    /// What the pod's namespace has.
+    System,
+    /// This one.
+    Named(CongestionControl),
+}
+
+impl LoopbackCongestionControl {
+    /// The one to set; `None`: none.
+    pub fn name(self) -> Option<CongestionControl> {
+        match self {
+            Self::System => None,
+            Self::Named(control) => Some(control),
+        }
+    }
+}
+
+impl FromStr for LoopbackCongestionControl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "system" => Ok(Self::System),
+            name => name.parse().map(Self::Named),
         }
     }
 }
@@ -195,6 +232,8 @@ pub struct AgentOptions {
     pub access_log: AccessLogFormat,
     /// Cgroup whose processes reach pods directly.
     pub probe_cgroup: Option<PathBuf>,
+    /// TCP congestion control of connections that never leave their pod.
+    pub loopback_congestion_control: LoopbackCongestionControl,
     /// Folder for pinned programs, without the node's name.
     pub bpf_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy; `None`: as mounted.
@@ -284,6 +323,7 @@ impl AgentArgs {
             log_format: self.log_format,
             access_log: self.access_log,
             probe_cgroup: self.probe_cgroup,
+            loopback_congestion_control: self.loopback_congestion_control,
             bpf_dir: self.bpf_dir,
             cgroup_root: self.cgroup_root,
             drain_deadline: self.drain_deadline,

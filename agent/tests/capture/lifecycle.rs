@@ -26,6 +26,7 @@ fn an_agent_in_a_process_of_its_own() {
         node: node.to_owned(),
         cgroup_root: None,
         probe_cgroup: None,
+        loopback_congestion_control: None,
         log: weft::capture::LogLevel::Off,
     };
     let capture = Capture::start(options).expect("capture starts");

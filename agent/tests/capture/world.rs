@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use weft::capture::{Capture, CaptureOptions, CapturedPod, LogLevel, uninstall};
+use weft::capture::{Capture, CaptureOptions, CapturedPod, CongestionControl, LogLevel, uninstall};
 use weft::in_pod::{self, PodSockets};
 use weft::netns::Netns;
 
@@ -52,6 +52,7 @@ impl Node {
             node: self.name.clone(),
             cgroup_root: None,
             probe_cgroup: None,
+            loopback_congestion_control: Some(CongestionControl::RENO),
             log: LogLevel::Warn,
         }
     }

@@ -65,6 +65,8 @@ fn main() -> Result<()> {
         node: options.node,
         cgroup_root: None,
         probe_cgroup: None,
+        // Its sockets are as the system makes them.
+        loopback_congestion_control: None,
         log: LogLevel::Off,
     })?);
     capture.set_ranges(&options.range)?;
