@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use http::{Request, StatusCode};
 use serde_json::Value;
 use time::OffsetDateTime;
-use weft_tests::{Pod, PodSpec};
+use weft_tests::{Pod, PodSpec, eventually};
 
 use crate::client::assert_answered;
 use crate::pair::{NAMESPACE, Pair, authorization};
@@ -84,6 +84,25 @@ fn certificates_that_prove_nothing_are_refused_and_the_log_says_why() -> Result<
     let mut peer = Stranger::connect(&stranger, pair.server.at(15008), Some(&good))?;
     assert_eq!(peer.connect_status(&pair.server.at(8080).to_string())?, StatusCode::OK);
     Ok(())
+}
+
+#[test]
+fn a_tunnel_takes_no_new_streams_once_the_peers_certificate_has_ended() -> Result<()> {
+    let (pair, stranger) = with_stranger()?;
+    let _server = pair.echo(8080)?;
+    let now = OffsetDateTime::now_utc();
+    let (from, to) = (now - time::Duration::hours(1), now + time::Duration::seconds(4));
+    let credentials = Credentials::issued_for(&pair.world.ca_folder(), &[FRIEND], from, to)?;
+    let mut peer = Stranger::connect(&stranger, pair.server.at(15008), Some(&credentials))?;
+    let authority = pair.server.at(8080).to_string();
+    let mut channel = peer.open(connect_request(&authority)?)?;
+    eventually("new streams are refused", || {
+        ensure!(peer.exchange(&mut channel, b"hello")? == "hello", "the stream that was open goes on");
+        Ok(peer.connect_status(&authority).is_err().then_some(()))
+    })?;
+    assert_eq!(&peer.exchange(&mut channel, b"again")?[..], b"again");
+    assert_eq!(peer.finish(channel)?, b"");
+    peer.wait_until_closed()
 }
 
 #[test]

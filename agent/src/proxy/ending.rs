@@ -253,9 +253,12 @@ impl Worker {
             tunnel.ping_sent = Some(now);
             tunnel.http.ping(*b"liveness");
         }
-        // A tunnel that was made with an old certificate takes no new streams and ends with its last one.
+        // A tunnel that was made with a certificate that is renewed or has ended, on either side, takes no new streams
+        // and ends with its last one.
         let current = self.shared.certificates.current(&tunnel.pod.identity);
-        if tunnel.is_client() && current.is_some_and(|current| !Arc::ptr_eq(&current, &tunnel.certificate)) {
+        let is_renewed =
+            tunnel.is_client() && current.is_some_and(|current| !Arc::ptr_eq(&current, &tunnel.certificate));
+        if is_renewed || tunnel.is_peer_expired() {
             tunnel.drain();
         }
         self.timers.set(now + PING_INTERVAL, Timer::Tunnel(key));

@@ -6,7 +6,7 @@ use super::table::Key;
 use super::timers::Timer;
 use super::tunnel::{PING_INTERVAL, State};
 use super::worker::Worker;
-use weft_transport::Progress;
+use weft_transport::{Progress, Session};
 
 /// A handshake is read in small pieces: its messages are a few kilobytes, and what follows belongs to the session.
 const READ: usize = 16 * 1024;
@@ -63,7 +63,8 @@ impl Worker {
                 }
             }
             Progress::Done(session) => {
-                tunnel.state = State::Open { sealer: session.sealer, opener: session.opener, peer: session.peer };
+                let Session { sealer, opener, peer, peer_not_after, .. } = session;
+                tunnel.state = State::Open { sealer, opener, peer, peer_not_after };
                 tunnel.partial = left;
                 tunnel.idle_since = self.now;
                 // What came behind the handshake is looked at even if the socket has no more.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::metrics::gauge::Gauge;
 use weft_hbone::Connection;
@@ -34,8 +34,8 @@ pub(super) enum State {
     Connecting,
     /// TLS is being negotiated. `incoming` is what the handshake has not consumed.
     Handshaking { handshake: Box<Handshake>, incoming: Vec<u8> },
-    /// Frames flow.
-    Open { sealer: Sealer, opener: Opener, peer: Identity },
+    /// Frames flow. The peer proved who it is with a certificate that ends at `peer_not_after`.
+    Open { sealer: Sealer, opener: Opener, peer: Identity, peer_not_after: SystemTime },
 }
 
 /// Which end of the tunnel this is.
@@ -179,6 +179,11 @@ impl Tunnel {
             self.unsent = Some(Unsent::from_slice(&bytes[at..]));
         }
         Ok(())
+    }
+
+    /// The certificate that the peer has shown is not valid any more.
+    pub(super) fn is_peer_expired(&self) -> bool {
+        matches!(self.state, State::Open { peer_not_after, .. } if peer_not_after <= SystemTime::now())
     }
 
     /// Tells the peer that no stream will be taken any more; those that are open go on.
