@@ -60,7 +60,14 @@ impl<'a> Line<'a> {
         match self.format {
             LineFormat::Text => {
                 self.text_key(key);
-                self.write_text(format_args!("{value:?}"));
+                // What quoting leaves as it is, as good as all names, is not worth the formatter's time.
+                if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+                    self.out.push(b'"');
+                    self.out.extend_from_slice(value.as_bytes());
+                    self.out.push(b'"');
+                } else {
+                    self.write_text(format_args!("{value:?}"));
+                }
             }
             LineFormat::Json => {
                 self.json_key(key);
@@ -146,7 +153,8 @@ struct SingleLine<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for SingleLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if !text.contains(|c: char| c.is_control() && c != '\t') {
+        // The last of these begins the control characters beyond ASCII in UTF-8, and some others.
+        if !text.bytes().any(|byte| byte < b' ' && byte != b'\t' || matches!(byte, 0x7f | 0xc2)) {
             self.0.extend_from_slice(text.as_bytes());
             return Ok(());
         }
@@ -212,11 +220,12 @@ mod tests {
     fn a_line_stays_one_line_whatever_a_stranger_puts_into_it() {
         for format in [LineFormat::Text, LineFormat::Json] {
             let line = write(format, |line| {
-                line.plain("plain", "a\nforged\tline\u{1b}[31m");
-                line.quoted("quoted", "a\r\nforged");
+                line.plain("plain", "a\nforged\tline\u{1b}[31m\u{85}\u{9b}31m\u{7f}");
+                line.quoted("quoted", "a\r\nforged\u{85}");
             });
             assert_eq!(line.matches('\n').count(), 1, "{line:?}");
-            assert!(!line.contains('\u{1b}') && !line.contains('\r'), "{line:?}");
+            assert!(!line.contains(['\u{1b}', '\r']), "{line:?}");
+            assert!(format == LineFormat::Json || !line.contains(['\u{7f}', '\u{85}', '\u{9b}']), "{line:?}");
         }
     }
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 
 /// How long the thread lets items gather after the first one. While it sleeps, senders need no system call to wake
-/// it; the price is that a line appears this much later.
-const GATHER: Duration = Duration::from_millis(5);
+/// it; the price is that a line appears this much later. It waits to be woken only after a time without any.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Bytes that are gathered before they are written.
 const BATCH: usize = 64 * 1024;
@@ -101,37 +101,39 @@ impl<T, W: Write, F: FnMut(T, &mut Vec<u8>)> Writer<T, W, F> {
     fn run(mut self) {
         let mut batch = Vec::new();
         // An error means that all senders are gone.
-        while let Ok(first) = self.receiver.recv() {
-            let Message::Item(first) = first else {
-                return;
-            };
+        while let Ok(Message::Item(first)) = self.receiver.recv() {
             (self.format)(first, &mut batch);
-            thread::sleep(GATHER);
             let mut items = 1;
-            let mut is_last = false;
             loop {
-                match self.receiver.try_recv() {
-                    Ok(Message::Item(item)) => {
-                        (self.format)(item, &mut batch);
-                        items += 1;
-                    }
-                    Ok(Message::Finish) => is_last = true,
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => is_last = true,
-                }
-                if is_last {
+                thread::sleep(GATHER);
+                let is_last = self.gather(&mut batch, &mut items);
+                if items == 0 && !is_last {
                     break;
                 }
-                if batch.len() >= BATCH {
-                    self.write(&mut batch, &mut items);
+                self.write(&mut batch, &mut items);
+                if is_last {
+                    return;
                 }
-            }
-            self.write(&mut batch, &mut items);
-            if is_last {
-                return;
             }
             // A burst must not keep its memory for ever.
             batch.shrink_to(BATCH);
+        }
+    }
+
+    /// Formats what is queued, writing full batches on the way. True when nothing comes any more.
+    fn gather(&mut self, batch: &mut Vec<u8>, items: &mut u64) -> bool {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Message::Item(item)) => {
+                    (self.format)(item, batch);
+                    *items += 1;
+                }
+                Ok(Message::Finish) | Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => return false,
+            }
+            if batch.len() >= BATCH {
+                self.write(batch, items);
+            }
         }
     }
 
