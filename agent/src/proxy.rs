@@ -273,8 +273,9 @@ impl Proxy {
         self.tell_all(|| Command::Drain);
         let end = Instant::now() + deadline;
         loop {
-            let (flows, _) = self.counts().await;
-            if flows == 0 || Instant::now() >= end {
+            let (flows, tunnels) = self.counts().await;
+            // A tunnel that carries nothing any more may still hold what its peer has not received.
+            if (flows, tunnels) == (0, 0) || Instant::now() >= end {
                 return flows;
             }
             tokio::time::sleep(Duration::from_millis(20).min(deadline)).await;

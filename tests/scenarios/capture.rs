@@ -289,3 +289,31 @@ fn a_nonblocking_client_sees_its_connection_come_up() -> Result<()> {
     assert_eq!(&answer, b"hello");
     Ok(())
 }
+
+#[test]
+fn a_socket_that_is_bound_to_a_port_alone_speaks_for_its_pod() -> Result<()> {
+    let pair = Pair::start()?;
+    let _server = serve(&pair.server, 8080, Behaviour::Greet)?;
+    for (own, to) in [
+        ("0.0.0.0:23456", pair.server.at(8080)),
+        ("[::]:23457", pair.server.at6(8080)),
+        ("[::]:23458", SocketAddr::new(mapped(pair.server.ip())?, 8080)),
+    ] {
+        let connection = pair.client.enter(|| -> Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+            socket.bind(&own.parse::<SocketAddr>()?.into())?;
+            socket.connect(&to.into())?;
+            Ok(socket.into())
+        })?;
+        let port = connection.local_addr()?.port();
+        let seen = greeting(connection).with_context(|| format!("bound to {own}"))?;
+        let source = if to.ip().to_canonical().is_ipv6() { pair.client.ip6() } else { pair.client.ip() };
+        assert_eq!(seen.peer, SocketAddr::new(source, port), "bound to {own}");
+    }
+    Ok(())
+}
+
+fn mapped(address: IpAddr) -> Result<IpAddr> {
+    let IpAddr::V4(v4) = address else { anyhow::bail!("{address} is not IPv4") };
+    Ok(v4.to_ipv6_mapped().into())
+}

@@ -10,6 +10,7 @@ use weft_tests::{eventually, pattern};
 
 use crate::client::{Conversation, assert_answered};
 use crate::pair::{Pair, Setup, serve};
+use crate::stranger::{Credentials, Stranger, connect_request};
 
 #[test]
 fn a_client_that_half_closes_still_gets_its_answer() -> Result<()> {
@@ -189,5 +190,121 @@ fn finish_pattern_of(mut connection: TcpStream, from: u64, to: u64) -> Result<()
     let mut verdict = String::new();
     connection.read_to_string(&mut verdict)?;
     ensure!(verdict == format!("{to} ok\n"), "the server says {verdict:?} after {to} bytes");
+    Ok(())
+}
+
+/// Reads to the end or to the error, and says how many bytes came.
+fn read_out(connection: &mut TcpStream) -> Result<(usize, std::io::Result<()>)> {
+    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let (mut count, mut buffer) = (0, vec![0; 64 * 1024]);
+    loop {
+        match connection.read(&mut buffer) {
+            Ok(0) => return Ok((count, Ok(()))),
+            Ok(length) => count += length,
+            Err(error) => return Ok((count, Err(error))),
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_comes_before_a_reset_is_delivered() -> Result<()> {
+    let pair = Pair::start()?;
+    let listener = pair.server.listen("[::]:8080".parse()?)?;
+    let server = std::thread::spawn(move || -> std::io::Result<()> {
+        for _ in 0..20 {
+            let (mut connection, _) = listener.accept()?;
+            connection.read_exact(&mut [0; 10])?;
+            // Much of the request is unread when it closes: the kernel sends a reset behind the answer.
+            std::thread::sleep(Duration::from_millis(30));
+            connection.write_all(&[b'r'; 200])?;
+        }
+        Ok(())
+    });
+    // In clear from outside the mesh as well: the two ways to the application share no code.
+    pair.world.namespace("other", &[])?;
+    let stranger = pair.a.pod(weft_tests::PodSpec::new("stranger").namespace("other"))?;
+    for from in [&pair.client, &stranger] {
+        for attempt in 0..10 {
+            let mut connection = from.connect(pair.server.at(8080))?;
+            connection.write_all(&[b'q'; 5000])?;
+            let (count, end) = read_out(&mut connection)?;
+            ensure!(count == 200, "attempt {attempt} of {}: {count} bytes, then {end:?}", from.name());
+        }
+    }
+    server.join().expect("the server does not panic")?;
+    Ok(())
+}
+
+#[test]
+fn a_drain_loses_nothing_of_an_answer_that_is_on_its_way() -> Result<()> {
+    const LENGTH: usize = 12_000_000;
+    for of_the_server in [true, false] {
+        let mut pair = Pair::start()?;
+        let listener = pair.server.listen("[::]:8080".parse()?)?;
+        let server = std::thread::spawn(move || -> std::io::Result<()> {
+            let (mut connection, _) = listener.accept()?;
+            connection.read_to_end(&mut Vec::new())?;
+            connection.write_all(&vec![b'z'; LENGTH])
+        });
+        let mut connection = pair.client.connect(pair.server.at(8080))?;
+        connection.write_all(b"get")?;
+        connection.shutdown(Shutdown::Write)?;
+        let mut count = 0;
+        let mut piece = [0; 16 * 1024];
+        // Slowly, until the server has said all: the rest is in the agents and the kernel.
+        while !server.is_finished() {
+            count += connection.read(&mut piece)?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        server.join().expect("the server does not panic")?;
+        let agent = if of_the_server { &mut pair.agent_b } else { &mut pair.agent_a };
+        agent.signal_termination()?;
+        std::thread::sleep(Duration::from_millis(500));
+        let (rest, end) = read_out(&mut connection)?;
+        ensure!(end.is_ok() && count + rest == LENGTH, "{} of {LENGTH} bytes, then {end:?}", count + rest);
+        drop(connection);
+        let agent = if of_the_server { &mut pair.agent_b } else { &mut pair.agent_a };
+        eventually("the agent has ended", || Ok((!agent.is_running()?).then_some(())))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn urgent_data_stays_in_the_stream_and_stops_nothing() -> Result<()> {
+    let pair = Pair::start()?;
+    let listener = pair.server.listen("[::]:8080".parse()?)?;
+    let server = std::thread::spawn(move || -> std::io::Result<Vec<u8>> {
+        let (mut connection, _) = listener.accept()?;
+        connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+        connection.write_all(b"k")?;
+        let mut all = Vec::new();
+        connection.read_to_end(&mut all)?;
+        Ok(all)
+    });
+    let mut connection = pair.client.connect(pair.server.at(8080))?;
+    connection.read_exact(&mut [0])?;
+    let socket = socket2::SockRef::from(&connection);
+    for _ in 0..3 {
+        socket.send(b"abc")?;
+        socket.send_out_of_band(b"d")?;
+        socket.send(b"efg")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    connection.shutdown(Shutdown::Write)?;
+    let all = server.join().expect("the server does not panic")?;
+    assert_eq!(String::from_utf8_lossy(&all), "abcdefgabcdefgabcdefg");
+    Ok(())
+}
+
+#[test]
+fn a_request_that_ends_its_stream_at_once_is_a_fin_for_the_application() -> Result<()> {
+    let pair = Pair::start()?;
+    let server = serve(&pair.server, 8080, Behaviour::Verify)?;
+    pair.world.namespace("other", &[])?;
+    let stranger = pair.a.pod(weft_tests::PodSpec::new("stranger").namespace("other"))?;
+    let credentials = Credentials::issued(&pair.world.ca_folder(), &["spiffe://cluster.local/ns/shop/sa/friend"])?;
+    let mut peer = Stranger::connect(&stranger, pair.server.at(15008), Some(&credentials))?;
+    assert_eq!(peer.whole(connect_request(&pair.server.at(8080).to_string())?)?, b"0 ok\n");
+    assert_eq!(server.wait_for_end(0)?, End::Fin);
     Ok(())
 }

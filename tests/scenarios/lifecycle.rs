@@ -1,6 +1,7 @@
 //! Agents start, drain, take over from one another, and are uninstalled; several live on one kernel.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -51,6 +52,28 @@ fn a_draining_agent_sends_its_peers_away_without_cutting_them_off() -> Result<()
     peer.wait_until_closed()?;
     assert_eq!(&peer.exchange(&mut channel, b"still")?[..], b"still", "the open stream goes on");
     assert_eq!(peer.finish(channel)?, b"");
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_waits_for_its_tunnel_when_the_drain_begins_is_still_made() -> Result<()> {
+    let pair = Pair::start()?;
+    let _echo = pair.echo(8080)?;
+    // As if the other node were slow: its kernel takes the connection, and nobody answers.
+    pair.agent_b.pause()?;
+    let mut waiting = pair.client.connect(pair.server.at(8080))?;
+    waiting.set_read_timeout(Some(Duration::from_secs(10)))?;
+    waiting.write_all(b"ping")?;
+    eventually("the connection waits", || {
+        let connections: serde_json::Value = pair.agent_a.json("connections")?;
+        Ok(connections.to_string().contains("connecting").then_some(()))
+    })?;
+    pair.agent_a.signal_termination()?;
+    eventually("it is no longer ready", || Ok((!pair.agent_a.is_ready()).then_some(())))?;
+    pair.agent_b.resume()?;
+    let mut answer = [0; 4];
+    waiting.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"ping");
     Ok(())
 }
 

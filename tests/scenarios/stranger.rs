@@ -129,6 +129,24 @@ impl Stranger {
         }))
     }
 
+    /// Sends a request that ends its stream, and returns the body of the answer.
+    ///
+    /// # Errors
+    /// The stream or the connection was reset instead.
+    pub(crate) fn whole(&mut self, request: Request<()>) -> Result<Vec<u8>> {
+        let Self { runtime, requests, .. } = self;
+        runtime.block_on(within(async {
+            let mut requests = requests.clone().ready().await?;
+            let (answer, _) = requests.send_request(request, true)?;
+            let mut body = answer.await?.into_body();
+            let mut whole = Vec::new();
+            while let Some(piece) = body.data().await {
+                whole.extend_from_slice(&piece?);
+            }
+            Ok(whole)
+        }))
+    }
+
     /// Sends CONNECT for an authority and returns the status of the answer.
     ///
     /// # Errors

@@ -279,6 +279,22 @@ impl Agent {
         self.process.signal(libc::SIGTERM)
     }
 
+    /// Stops it as a node does that is out of breath: its sockets live on and nobody serves them.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn pause(&self) -> io::Result<()> {
+        self.process.signal(libc::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Agent::pause`].
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn resume(&self) -> io::Result<()> {
+        self.process.signal(libc::SIGCONT)
+    }
+
     /// SIGTERM, and waits until it has drained and ended by itself with status 0.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! How flows and tunnels end: in order, by a reset that is passed on, by a deadline, or with the agent.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_hbone::ErrorCode;
 
@@ -9,9 +10,14 @@ use super::pod::Pod;
 use super::record::{Failure, Record};
 use super::table::Key;
 use super::timers::Timer;
-use super::tunnel::{IDLE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, Role, State};
+use super::tunnel::{CLOSING_TIMEOUT, IDLE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, Role, State};
 use super::worker::Worker;
 use super::{Connection, ConnectionState};
+
+/// A stream that peers refuse is offered again so often; more would go on for ever with a peer that takes none.
+const MAX_REFUSALS: u32 = 3;
+/// A peer that has not answered a request for so long will not. Its own dial of the application takes 10 s at most.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Worker {
     /// The connection is established on both sides.
@@ -45,7 +51,11 @@ impl Worker {
             return;
         }
         // The peer did nothing with this stream, and all that was said on it is still here: another tunnel takes it.
-        if code == ErrorCode::REFUSED_STREAM && flow.unconfirmed.is_some() {
+        if code == ErrorCode::REFUSED_STREAM
+            && let Some(unconfirmed) = &mut flow.unconfirmed
+            && unconfirmed.refusals < MAX_REFUSALS
+        {
+            unconfirmed.refusals += 1;
             flow.is_queued = false;
             self.release_stream(tunnel);
             return self.rejoin(key, tunnel);
@@ -73,6 +83,32 @@ impl Worker {
     pub(super) fn close_if_complete(&mut self, key: Key) {
         if self.flows.get(key).is_some_and(|flow| flow.is_complete() && !flow.is_dead) {
             self.end_flow(key, None);
+        }
+    }
+
+    /// Lets go of the stream of a flow that needs it no more, so that the end of the tunnel is not the end of the flow.
+    pub(super) fn detach_if_over(&mut self, key: Key) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        if let Link::Stream { tunnel, .. } = flow.link
+            && !flow.is_dead
+            && flow.is_stream_over()
+        {
+            flow.link = Link::None;
+            self.release_stream(tunnel);
+        }
+    }
+
+    /// Ends flows whose peer has not answered their request in time.
+    pub(super) fn give_up_unanswered(&mut self) {
+        let now = self.now;
+        let is_late = |flow: &Flow| {
+            flow.unconfirmed.is_some()
+                && matches!(flow.link, Link::Stream { .. })
+                && flow.record.as_ref().is_some_and(|record| now.duration_since(record.started) >= ANSWER_TIMEOUT)
+        };
+        for key in self.flows.keys_where(|flow| !flow.is_dead && is_late(flow)) {
+            let reason = format!("the peer did not answer within {} s", ANSWER_TIMEOUT.as_secs());
+            self.abort_flow(key, Failure::unreachable(reason));
         }
     }
 
@@ -197,37 +233,53 @@ impl Worker {
     /// Says goodbye on a tunnel that is going away and carries nothing any more.
     pub(super) fn close_tunnel_if_unused(&mut self, key: Key) {
         let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        let is_unused = tunnel.streams == 0 && tunnel.waiting.is_empty() && tunnel.http.active_streams() == 0;
-        if tunnel.is_draining && is_unused && tunnel.is_open() && !tunnel.is_dead {
+        if tunnel.is_done() && tunnel.is_open() && !tunnel.is_dead {
             self.mark_dirty(key);
         }
     }
 
-    /// After the last frames went out: close_notify and FIN on a tunnel that has nothing left to do.
+    /// After the last frames went out: close_notify and FIN on a tunnel that has nothing left to do. It is closed when
+    /// the peer has said the same.
     pub(super) fn finish_closing(&mut self, key: Key) {
         let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        let is_unused = tunnel.streams == 0 && tunnel.waiting.is_empty() && tunnel.http.active_streams() == 0;
-        if !tunnel.is_draining || !is_unused || tunnel.is_dead || tunnel.unsent.is_some() {
+        if tunnel.is_dead || tunnel.unsent.is_some() || tunnel.broken.is_some() {
             return;
         }
-        if !tunnel.is_client() && !tunnel.http.output().is_empty() {
-            return;
+        if !tunnel.is_closing {
+            if !tunnel.is_done() || !tunnel.is_client() && !tunnel.http.output().is_empty() {
+                return;
+            }
+            let State::Open { sealer, .. } = &mut tunnel.state else { return };
+            let mut goodbye = Vec::new();
+            sealer.close_notify(&mut goodbye);
+            tunnel.is_closing = true;
+            self.timers.set(self.now + CLOSING_TIMEOUT, Timer::Closing(key));
+            // Nobody waits for the goodbye; that the socket ends says the same.
+            let _ = tunnel.write_or_keep(&goodbye);
         }
-        let State::Open { sealer, .. } = &mut tunnel.state else { return };
-        let mut goodbye = Vec::new();
-        sealer.close_notify(&mut goodbye);
-        tunnel.is_closing = true;
-        // Nobody waits for the goodbye; that the socket closes says the same.
-        let _ = tunnel.write_or_keep(&goodbye);
-        let _ = tunnel.socket.finish();
-        self.discard_tunnel(key);
+        if tunnel.unsent.is_none() && !tunnel.is_finished {
+            tunnel.is_finished = true;
+            // It fails when the peer is gone already, which reading shows.
+            let _ = tunnel.socket.finish();
+        }
+    }
+
+    /// The peer has not ended the tunnel in time.
+    pub(super) fn on_closing_timer(&mut self, key: Key) {
+        if self.tunnels.get(key).is_some_and(|tunnel| tunnel.is_closing) {
+            self.discard_tunnel(key);
+        }
     }
 
     pub(super) fn on_tunnel_timer(&mut self, key: Key) {
         let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        if tunnel.is_dead {
+        if tunnel.is_dead || tunnel.is_closing {
             return;
+        }
+        if tunnel.awaits_redial {
+            let reason = format!("connecting to {} was refused, again and again", tunnel.remote());
+            return self.fail_tunnel(key, &Failure::unreachable(reason));
         }
         if !tunnel.is_open() {
             let remote = tunnel.remote();
@@ -248,7 +300,7 @@ impl Worker {
             return self.fail_tunnel(key, &Failure::unreachable(reason));
         }
         if tunnel.is_client() && tunnel.streams == 0 && now.duration_since(tunnel.idle_since) >= IDLE_TIMEOUT {
-            tunnel.drain();
+            tunnel.drain(now);
         } else if tunnel.ping_sent.is_none() && now.duration_since(tunnel.last_received) >= PING_INTERVAL {
             tunnel.ping_sent = Some(now);
             tunnel.http.ping(*b"liveness");
@@ -259,8 +311,9 @@ impl Worker {
         let is_renewed =
             tunnel.is_client() && current.is_some_and(|current| !Arc::ptr_eq(&current, &tunnel.certificate));
         if is_renewed || tunnel.is_peer_expired() {
-            tunnel.drain();
+            tunnel.drain(now);
         }
+        tunnel.insist_on_drain(now);
         self.timers.set(now + PING_INTERVAL, Timer::Tunnel(key));
         self.mark_dirty(key);
     }
@@ -279,12 +332,14 @@ impl Worker {
 
     /// The pod is gone: nothing of it may stay, since its sockets keep its network namespace alive.
     pub(super) fn forget(&mut self, pod: &Arc<Pod>) {
-        self.close_listeners(|listener| Arc::ptr_eq(&listener.pod, pod));
+        // Enrolled anew meanwhile, the same pod has had other sockets of the agent before.
+        let is_its = |other: &Arc<Pod>| other.uid == pod.uid && other.instance == pod.instance;
+        self.close_listeners(|listener| is_its(&listener.pod));
         let failure = Failure::reset("the pod is gone".to_owned());
-        for key in self.tunnels.keys_where(|tunnel| Arc::ptr_eq(&tunnel.pod, pod)) {
+        for key in self.tunnels.keys_where(|tunnel| is_its(&tunnel.pod)) {
             self.fail_tunnel(key, &failure);
         }
-        for key in self.flows.keys_where(|flow| Arc::ptr_eq(&flow.pod, pod)) {
+        for key in self.flows.keys_where(|flow| is_its(&flow.pod)) {
             self.abort_flow(key, failure.clone());
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use weft_hbone::StreamId;
 
 use super::pod::Pod;
-use super::record::Record;
+use super::record::{Failure, Record};
 use super::socket::{Outcome, Socket};
 use super::table::Key;
 
@@ -47,7 +47,7 @@ pub(super) struct Flow {
     pub(super) is_connecting: bool,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
-    /// The kernel reported FIN or an error: reading goes on until it shows.
+    /// The kernel reported FIN, an error or urgent data, at which a read ends early: reading goes on until nothing is left.
     pub(super) has_hangup: bool,
     /// FIN was read and passed on.
     pub(super) read_done: bool,
@@ -60,6 +60,9 @@ pub(super) struct Flow {
     pub(super) pending: VecDeque<u8>,
     /// The first bytes of a stream that the peer has not accepted yet.
     pub(super) unconfirmed: Option<Unconfirmed>,
+    /// The socket has failed, for this reason. It takes nothing any more; what it had to say before is still passed on,
+    /// and then the reset.
+    pub(super) failed: Option<Box<Failure>>,
     /// How much to offer to the next read.
     pub(super) read_size: usize,
     pub(super) read_bytes: u64,
@@ -78,6 +81,8 @@ pub(super) struct Unconfirmed {
     pub(super) sent: usize,
     /// The end of the stream was sent on the present stream as well.
     pub(super) end_sent: bool,
+    /// How often a peer has refused the stream.
+    pub(super) refusals: u32,
 }
 
 impl Unconfirmed {
@@ -109,6 +114,7 @@ impl Flow {
             is_blocked: false,
             pending: VecDeque::new(),
             unconfirmed: None,
+            failed: None,
             read_size: 16 * 1024,
             read_bytes: 0,
             written_bytes: 0,
@@ -139,6 +145,10 @@ impl Flow {
     /// Writes `parts`, keeps what the socket does not take, and returns how many bytes the socket took.
     pub(super) fn write_or_keep(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
+        if self.failed.is_some() {
+            // Nobody is there to take them.
+            return Ok(total);
+        }
         let mut taken = 0;
         if self.pending.is_empty() && self.is_writable {
             while taken < total {
@@ -192,7 +202,11 @@ impl Flow {
 
     /// Sends the FIN that is due, once nothing is pending.
     pub(super) fn finish_if_due(&mut self) -> io::Result<()> {
-        if self.write_side == WriteSide::Finishing && self.pending.is_empty() && !self.is_connecting {
+        if self.failed.is_none()
+            && self.write_side == WriteSide::Finishing
+            && self.pending.is_empty()
+            && !self.is_connecting
+        {
             self.write_side = WriteSide::Finished;
             // When the other direction has ended as well the socket is closed right after this, which says the same.
             if !self.read_done {
@@ -205,6 +219,11 @@ impl Flow {
     /// Both directions have ended in order.
     pub(super) fn is_complete(&self) -> bool {
         self.read_done && self.write_side == WriteSide::Finished
+    }
+
+    /// Its stream has ended both ways: what the application has not taken yet needs no tunnel.
+    pub(super) fn is_stream_over(&self) -> bool {
+        self.read_done && self.unconfirmed.is_none() && self.write_side != WriteSide::Open
     }
 }
 

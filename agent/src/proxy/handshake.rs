@@ -3,8 +3,7 @@
 use super::record::Failure;
 use super::socket::Outcome;
 use super::table::Key;
-use super::timers::Timer;
-use super::tunnel::{PING_INTERVAL, State};
+use super::tunnel::State;
 use super::worker::Worker;
 use weft_transport::{Progress, Session};
 
@@ -73,13 +72,13 @@ impl Worker {
                 tunnel.gauge(&self.shared.metrics.agent).inc();
                 self.handshakes_open -= 1;
                 self.queue_receive(key);
-                self.timers.set(self.now + PING_INTERVAL, Timer::Tunnel(key));
+                // Those who waited first: a tunnel that drains takes no new streams.
+                self.open_waiting(key);
                 if self.is_draining
                     && let Some(tunnel) = self.tunnels.get_mut(key)
                 {
-                    tunnel.drain();
+                    tunnel.drain(self.now);
                 }
-                self.open_waiting(key);
                 self.mark_dirty(key);
             }
         }

@@ -114,6 +114,10 @@ impl Worker {
         let established = socket.connect(Some(source), destination)?;
         // For IPv4 the kernel refuses the connection itself.
         if destination.is_ipv6() && !self.shared.origin.is_client_known(socket.as_fd())? {
+            // The application may have refused it meanwhile, which is the end of what was kept.
+            if let Some(error) = socket.take_error() {
+                return Err(error);
+            }
             socket.abort();
             return Err(io::Error::other(
                 "too many connections are being made: the client's address could not be kept",
@@ -168,6 +172,9 @@ impl Worker {
         let fd = flow.socket.as_raw_fd();
         let flow = self.flows.insert(flow);
         tunnel.http.set_token(stream, flow.to_bits());
+        if request.end_stream {
+            self.note_end(flow);
+        }
         if let Err(error) = self.register(fd, Kind::Flow, flow) {
             return self.abort_flow(flow, Failure::ours(format!("watching the socket failed: {error}")));
         }

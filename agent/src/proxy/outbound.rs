@@ -55,6 +55,16 @@ pub(super) fn route(
     }
 }
 
+/// A socket that its application bound to a port alone was captured before the kernel had chosen its address, and has a
+/// loopback one: to everybody else the client is the pod.
+fn seen_from_outside(pod: &Pod, client: SocketAddr, destination: IpAddr) -> SocketAddr {
+    if !client.ip().is_loopback() {
+        return client;
+    }
+    let own = pod.addresses.iter().map(IpAddr::to_canonical).find(|own| own.is_ipv4() == destination.is_ipv4());
+    SocketAddr::new(own.unwrap_or(client.ip()), client.port())
+}
+
 impl Worker {
     pub(super) fn accept_outbound(&mut self, pod: &Arc<Pod>, socket: Socket, client: SocketAddr) {
         let mut record = Record::outbound(client, self.now);
@@ -70,6 +80,8 @@ impl Worker {
             }
         };
         record.destination_address = original;
+        let client = seen_from_outside(pod, client, original.ip());
+        record.client = client;
         let snapshot = self.snapshots.load().clone();
         let Some(source) = snapshot.workload(&pod.uid) else {
             let reason = format!("the pod {} is not in the configuration any more", pod.uid);
@@ -206,6 +218,7 @@ impl Worker {
         match tunnel.http.open(&request, key.to_bits()) {
             Ok(stream) => {
                 flow.link = Link::Stream { tunnel: tunnel_key, stream };
+                flow.is_blocked = false;
                 if let Some(unconfirmed) = &mut flow.unconfirmed {
                     unconfirmed.start_over();
                 }
@@ -252,6 +265,7 @@ impl Worker {
                 && recently
                 && tunnel.opened_at + ANNOUNCEMENT_GRACE > self.now
             {
+                tunnel.awaits_redial = true;
                 let pause = REDIAL_PAUSE * tunnel.dials.min(8);
                 self.timers.set(self.now + pause, Timer::Redial(key));
                 return;
@@ -288,6 +302,10 @@ impl Worker {
         match dialled {
             Ok(socket) => {
                 tunnel.socket = socket;
+                tunnel.awaits_redial = false;
+                tunnel.is_readable = false;
+                tunnel.is_writable = true;
+                tunnel.has_hangup = false;
                 tunnel.dials += 1;
             }
             Err(error) => {

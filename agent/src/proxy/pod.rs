@@ -39,6 +39,7 @@ impl Pod {
         let socket = self.socket(origin, to, Some(client))?;
         // No keepalive: the other end is on this host, and its kernel says when it dies.
         socket::set_no_delay(socket.as_fd())?;
+        socket::set_urgent_inline(socket.as_fd())?;
         Ok(socket)
     }
 

@@ -1,5 +1,7 @@
 //! What the event loop reports about flows, handed to whoever waits for it.
 
+use std::io;
+
 use super::flow::Link;
 use super::record::Failure;
 use super::table::Key;
@@ -11,7 +13,7 @@ impl Worker {
         if flow.is_dead {
             return;
         }
-        flow.has_hangup |= event.is_read_closed() || event.is_error();
+        flow.has_hangup |= event.is_read_closed() || event.is_error() || event.is_priority();
         flow.is_readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         let is_writable = event.is_writable() || event.is_error();
         if is_writable {
@@ -23,15 +25,40 @@ impl Worker {
             }
             return;
         }
-        // A reset is passed on at once: it must reach the other side even while that side takes no bytes.
         if event.is_error()
             && let Some(error) = flow.socket.take_error()
         {
-            return self.abort_flow(key, Failure::application(&error));
+            return self.socket_failed(key, &error);
         }
         if is_writable {
             self.write_on(key);
         }
+        self.read_on(key);
+    }
+
+    /// The application's socket is gone, by a reset as a rule. What came before that is passed on as far as the other
+    /// side takes it now, as the kernel would do; then, or if it takes nothing, the reset follows.
+    pub(super) fn socket_failed(&mut self, key: Key, error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        if flow.is_dead || flow.failed.is_some() {
+            return;
+        }
+        let failure = Failure::application(error);
+        let can_pass_on = !flow.read_done
+            && match flow.link {
+                Link::Stream { tunnel, stream } => {
+                    self.tunnels.get(tunnel).is_some_and(|tunnel| tunnel.http.send_window(stream) > 0)
+                }
+                Link::Socket { .. } => true,
+                Link::Waiting { .. } | Link::None => false,
+            };
+        if !can_pass_on {
+            return self.abort_flow(key, failure);
+        }
+        flow.failed = Some(Box::new(failure));
+        flow.pending = Default::default();
+        flow.is_readable = true;
+        flow.has_hangup = true;
         self.read_on(key);
     }
 
@@ -69,7 +96,7 @@ impl Worker {
         let had_pending = !flow.pending.is_empty();
         let written = match flow.write_pending() {
             Ok(written) => written,
-            Err(error) => return self.abort_flow(key, Failure::application(&error)),
+            Err(error) => return self.socket_failed(key, &error),
         };
         let is_drained = flow.pending.is_empty();
         match flow.link {

@@ -43,6 +43,9 @@ impl Worker {
         if tunnel.is_dead || !tunnel.is_readable {
             return;
         }
+        if tunnel.is_closing {
+            return self.receive_the_end(key);
+        }
         let mut buffer = std::mem::take(&mut self.receive_buffer);
         let result = self.receive_into(key, &mut buffer);
         // What was understood before an error is delivered all the same.
@@ -50,6 +53,10 @@ impl Worker {
         self.receive_buffer = buffer;
         match result {
             Ok(()) => {
+                // The protocol itself may have had enough of the peer's new streams.
+                if let Some(tunnel) = self.tunnels.get_mut(key) {
+                    tunnel.is_draining |= tunnel.http.is_shut_down();
+                }
                 self.close_tunnel_if_unused(key);
                 self.mark_dirty_if_output(key);
             }
@@ -61,11 +68,28 @@ impl Worker {
         }
     }
 
+    /// Waits for the peer's end of a tunnel that was ended here. What else it says is about streams that are no more.
+    fn receive_the_end(&mut self, key: Key) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        match tunnel.socket.read(&mut self.receive_buffer) {
+            Ok(Outcome::Blocked) => tunnel.is_readable = false,
+            Ok(Outcome::Moved(0)) | Err(_) => self.discard_tunnel(key),
+            Ok(Outcome::Moved(_)) => {
+                tunnel.is_queued = true;
+                self.queue_receive(key);
+            }
+        }
+    }
+
     fn receive_into(&mut self, key: Key, buffer: &mut [u8]) -> Result<(), Failure> {
         let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
         let start = tunnel.partial.len();
         buffer[..start].copy_from_slice(&tunnel.partial);
         let end = match tunnel.socket.read(&mut buffer[start..]) {
+            Ok(Outcome::Blocked | Outcome::Moved(0)) if tunnel.broken.is_some() => {
+                tunnel.is_readable = false;
+                return Err(tunnel.broken.as_deref().expect("it was just seen").clone());
+            }
             Ok(Outcome::Blocked) => {
                 tunnel.is_readable = false;
                 // Bytes behind a handshake wait in `partial` without a further event.
@@ -110,6 +134,8 @@ impl Worker {
                     let remote = tunnel.remote();
                     // The tunnel fails either way; the alert only tells the peer why.
                     let _ = tunnel.write_or_keep(&alert);
+                    // Nothing can be sealed behind it.
+                    tunnel.is_closing = true;
                     return Err(Failure::tls(format!("a TLS record from {remote} is not acceptable: {error}")));
                 }
             };
@@ -177,6 +203,11 @@ impl Worker {
         }
     }
 
+    /// Notes that the peer has nothing to say on the stream of this flow.
+    pub(super) fn note_end(&mut self, flow: Key) {
+        self.note(flow.to_bits(), Then::End);
+    }
+
     fn note(&mut self, token: u64, then: Then) {
         self.segments.push(Segment { flow: Key::from_bits(token), start: 0, len: 0, then });
     }
@@ -229,7 +260,7 @@ impl Worker {
                 }
             }
             Err(error) if flow.is_connecting => self.application_refused(key, &error),
-            Err(error) => self.abort_flow(key, Failure::application(&error)),
+            Err(error) => self.socket_failed(key, &error),
         }
     }
 
@@ -240,6 +271,7 @@ impl Worker {
         }
         flow.write_side = WriteSide::Finishing;
         self.finish_write_side(key);
+        self.detach_if_over(key);
     }
 
     /// Sends a due FIN and closes a flow of which both directions have ended.
@@ -247,7 +279,7 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(key) else { return };
         match flow.finish_if_due() {
             Ok(()) => self.close_if_complete(key),
-            Err(error) => self.abort_flow(key, Failure::application(&error)),
+            Err(error) => self.socket_failed(key, &error),
         }
     }
 

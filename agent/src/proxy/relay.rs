@@ -59,11 +59,24 @@ impl Worker {
                 !sink.is_connecting && sink.pending.is_empty() && sink.write_side == WriteSide::Open
             });
             let Some(flow) = self.flows.get_mut(key) else { return };
-            if !can_take || flow.is_dead || !flow.wants_read() {
+            if flow.is_dead {
+                return;
+            }
+            if !can_take || !flow.wants_read() {
+                // The reset must reach the other side even while that side takes no bytes.
+                if let Some(failure) = flow.failed.take() {
+                    self.abort_flow(key, *failure);
+                }
                 return;
             }
             let offered = flow.read_size.min(BATCH);
             match flow.socket.read(&mut self.receive_buffer[..offered]) {
+                Ok(Outcome::Blocked | Outcome::Moved(0)) if flow.failed.is_some() => {
+                    if let Some(failure) = flow.failed.take() {
+                        self.abort_flow(key, *failure);
+                    }
+                    return;
+                }
                 Ok(Outcome::Blocked) => {
                     flow.is_readable = false;
                     return;
@@ -81,7 +94,7 @@ impl Worker {
                     flow.note_read(moved, offered);
                     let Some(sink) = self.flows.get_mut(other) else { return };
                     if let Err(error) = sink.write_or_keep(&[IoSlice::new(&self.receive_buffer[..moved])]) {
-                        return self.abort_flow(other, Failure::application(&error));
+                        return self.socket_failed(other, &error);
                     }
                 }
                 Err(error) => return self.abort_flow(key, Failure::application(&error)),

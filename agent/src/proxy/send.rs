@@ -6,7 +6,7 @@
 use std::io::{self, IoSliceMut};
 
 use smallvec::SmallVec;
-use weft_hbone::{Connection, ErrorCode, StreamId};
+use weft_hbone::{Connection, StreamId};
 use weft_transport::Sealer;
 
 use super::BATCH;
@@ -45,8 +45,8 @@ enum Filled {
     Blocked,
     /// The end of the stream was sent.
     Ended,
-    /// The application's socket failed.
-    Failed(io::Error),
+    /// The application's socket failed, and has nothing more to say that the peer would take now.
+    Failed(Failure),
 }
 
 impl Worker {
@@ -54,26 +54,35 @@ impl Worker {
     pub(super) fn send(&mut self, key: Key) {
         let Some(tunnel) = self.tunnels.get_mut(key) else { return };
         tunnel.is_dirty = false;
-        if tunnel.is_dead {
+        if tunnel.is_dead || tunnel.broken.is_some() {
             return;
         }
-        let mut ended: SmallVec<[(Key, Option<io::Error>); 8]> = SmallVec::new();
+        let mut ended: SmallVec<[(Key, Option<Failure>); 8]> = SmallVec::new();
         let result = Self::send_batches(tunnel, key, &mut self.flows, &mut self.send_buffers, &mut ended);
         let goes_on = match result {
             Ok(goes_on) => goes_on,
             Err(error) => {
-                let reason = format!("writing to the tunnel failed: {error}");
-                self.fail_tunnel(key, &Failure::unreachable(reason));
-                return;
+                // What the peer had said before it went is still to be read, to its end.
+                tunnel.broken = Some(Box::new(Failure::unreachable(format!("writing to the tunnel failed: {error}"))));
+                tunnel.is_readable = true;
+                tunnel.has_hangup = true;
+                if !tunnel.is_queued {
+                    tunnel.is_queued = true;
+                    self.queue_receive(key);
+                }
+                false
             }
         };
         if goes_on {
             self.mark_dirty(key);
         }
-        for (flow, error) in ended {
-            match error {
-                Some(error) => self.abort_flow(flow, Failure::application(&error)),
-                None => self.close_if_complete(flow),
+        for (flow, failure) in ended {
+            match failure {
+                Some(failure) => self.abort_flow(flow, failure),
+                None => {
+                    self.close_if_complete(flow);
+                    self.detach_if_over(flow);
+                }
             }
         }
         self.finish_closing(key);
@@ -85,7 +94,7 @@ impl Worker {
         key: Key,
         flows: &mut Table<Flow>,
         buffers: &mut super::buffers::BufferPool,
-        ended: &mut SmallVec<[(Key, Option<io::Error>); 8]>,
+        ended: &mut SmallVec<[(Key, Option<Failure>); 8]>,
     ) -> io::Result<bool> {
         if !tunnel.flush_unsent(buffers)? || !tunnel.is_open() {
             return Ok(false);
@@ -120,7 +129,7 @@ fn gather(
     key: Key,
     flows: &mut Table<Flow>,
     buffer: &mut [u8],
-    ended: &mut SmallVec<[(Key, Option<io::Error>); 8]>,
+    ended: &mut SmallVec<[(Key, Option<Failure>); 8]>,
 ) -> io::Result<usize> {
     let Tunnel { state: State::Open { sealer, .. }, http, ready, blocked, is_closing, .. } = tunnel else {
         return Ok(0);
@@ -151,16 +160,15 @@ fn gather(
             }
             Filled::Empty => {}
             Filled::Blocked => {
-                if !flow.is_blocked {
+                // The stream's own window is announced for the stream; the connection's is for all that wait for it.
+                if !flow.is_blocked && http.is_window_closed() {
                     flow.is_blocked = true;
                     blocked.push(flow_key);
                 }
             }
             Filled::Ended => ended.push((flow_key, None)),
-            Filled::Failed(error) => {
-                http.reset(stream, ErrorCode::CANCEL);
-                ended.push((flow_key, Some(error)));
-            }
+            // The reset goes out with the next batch, behind what this one has of the flow.
+            Filled::Failed(failure) => ended.push((flow_key, Some(failure))),
         }
     }
     Ok(used)
@@ -207,7 +215,8 @@ fn fill(
     }
     let window = http.send_window(stream);
     if window == 0 {
-        return Ok((0, Filled::Blocked));
+        // The reset must reach the other side even while that side takes no bytes.
+        return Ok((0, flow.failed.take().map_or(Filled::Blocked, |failure| Filled::Failed(*failure))));
     }
     let mut allowed = window.min(share);
     if let Some(unconfirmed) = &mut flow.unconfirmed {
@@ -223,7 +232,7 @@ fn fill(
         }
         allowed = allowed.min(UNCONFIRMED_LIMIT - unconfirmed.bytes.len());
         if allowed == 0 {
-            return Ok((0, Filled::Empty));
+            return Ok((0, flow.failed.take().map_or(Filled::Empty, |failure| Filled::Failed(*failure))));
         }
     }
     let offered = allowed.min(flow.read_size).min(payload_room(buffer.len()));
@@ -241,6 +250,10 @@ fn fill(
         if let [part] = &mut parts[..] { flow.socket.read(part) } else { flow.socket.read_vectored(&mut parts) }
     };
     match outcome {
+        Ok(Outcome::Blocked | Outcome::Moved(0)) if flow.failed.is_some() => {
+            flow.is_readable = false;
+            Ok((0, flow.failed.take().map_or(Filled::Empty, |failure| Filled::Failed(*failure))))
+        }
         Ok(Outcome::Blocked) => {
             flow.is_readable = false;
             Ok((0, Filled::Empty))
@@ -270,7 +283,7 @@ fn fill(
         }
         Err(error) => {
             flow.is_readable = false;
-            Ok((0, Filled::Failed(error)))
+            Ok((0, Filled::Failed(Failure::application(&error))))
         }
     }
 }

@@ -145,6 +145,7 @@ impl AsRawFd for Socket {
 /// Accepted sockets inherit both from their listener.
 pub(super) fn tune(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_no_delay(socket)?;
+    set_urgent_inline(socket)?;
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(180)).with_retries(9);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)
@@ -153,6 +154,11 @@ pub(super) fn tune(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Bytes leave when they are written.
 pub(super) fn set_no_delay(socket: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_nodelay(true)
+}
+
+/// Urgent data stays in the stream, where no byte of it is lost. The mark that sets it apart is not carried.
+pub(super) fn set_urgent_inline(socket: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&socket).set_out_of_band_inline(true)
 }
 
 fn outcome(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Outcome> {

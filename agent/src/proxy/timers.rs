@@ -11,6 +11,8 @@ use super::table::Key;
 pub(super) enum Timer {
     /// A tunnel's establishment, liveness or idleness.
     Tunnel(Key),
+    /// A tunnel whose end was said must have been ended by its peer too.
+    Closing(Key),
     /// A tunnel whose connection was refused is dialled again.
     Redial(Key),
     /// A flow whose dial must have succeeded by now.

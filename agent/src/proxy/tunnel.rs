@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::metrics::gauge::Gauge;
-use weft_hbone::Connection;
+use weft_hbone::{Connection, ErrorCode};
 use weft_model::Identity;
 use weft_transport::{Handshake, Opener, Sealer, TlsIdentity};
 
 use super::buffers::{BufferPool, Unsent};
 use super::pod::Pod;
 use super::pool::PoolKey;
-use super::record::Record;
+use super::record::{Failure, Record};
 use super::socket::{Outcome, Socket};
 use super::table::Key;
 use crate::telemetry::AgentMetrics;
@@ -27,6 +27,9 @@ pub(super) const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A client's tunnel without streams is closed after so long.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A tunnel whose end was said waits no longer for the peer's. Closed earlier, whatever the peer still sends would make
+/// the kernel reset the connection, and lose what the peer has not received yet.
+pub(super) const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far a tunnel has come.
 pub(super) enum State {
@@ -70,8 +73,16 @@ pub(super) struct Tunnel {
     pub(super) streams: usize,
     /// No new streams: the peer or this agent is going away.
     pub(super) is_draining: bool,
-    /// The end was said to the peer, and nothing more may be sealed.
+    /// The end was said to the peer, and nothing more may be sealed or understood.
     pub(super) is_closing: bool,
+    /// FIN was sent behind the last bytes.
+    pub(super) is_finished: bool,
+    /// The socket takes nothing any more, for this reason; what the peer had said before is read to its end.
+    pub(super) broken: Option<Box<Failure>>,
+    /// Since when this agent refuses new streams, or is about to.
+    drained_at: Option<Instant>,
+    /// The connection was refused, and is dialled again later: what the old socket reports means nothing.
+    pub(super) awaits_redial: bool,
     pub(super) is_dirty: bool,
     /// The tunnel stands in the worker's queue of handshakes, or of those to receive.
     pub(super) is_queued: bool,
@@ -112,6 +123,10 @@ impl Tunnel {
             streams: 0,
             is_draining: false,
             is_closing: false,
+            is_finished: false,
+            broken: None,
+            drained_at: None,
+            awaits_redial: false,
             is_dirty: false,
             is_queued: false,
             has_hangup: false,
@@ -187,11 +202,28 @@ impl Tunnel {
     }
 
     /// Tells the peer that no stream will be taken any more; those that are open go on.
-    pub(super) fn drain(&mut self) {
-        if !self.is_draining {
-            self.is_draining = true;
-            self.http.drain();
+    pub(super) fn drain(&mut self, now: Instant) {
+        self.is_draining = true;
+        self.drained_at.get_or_insert(now);
+        self.http.drain();
+    }
+
+    /// Whoever has not taken notice of a drain for so long is not waited for.
+    pub(super) fn insist_on_drain(&mut self, now: Instant) {
+        if self.drained_at.is_some_and(|at| now.duration_since(at) >= PING_INTERVAL) && !self.http.is_shut_down() {
+            self.http.go_away(ErrorCode::NO_ERROR, "");
         }
+    }
+
+    /// Nothing is carried any more, and nothing that crossed the news of the end can still come.
+    pub(super) fn is_done(&self) -> bool {
+        let is_unused = self.streams == 0 && self.waiting.is_empty() && self.http.active_streams() == 0;
+        self.is_draining && is_unused && (self.is_client() || self.http.is_shut_down())
+    }
+
+    /// What a drain waits for: bytes may be on their way in it, or connections wait for it.
+    pub(super) fn is_in_use(&self) -> bool {
+        !self.is_dead && (self.is_open() || !self.waiting.is_empty())
     }
 
     /// The gauge that counts tunnels like this one.

@@ -30,6 +30,8 @@ use crate::telemetry::tcp::SeriesCache;
 const HANDSHAKES_PER_TURN: usize = 4;
 /// Connections taken from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
+/// How often that is done for each listener before it is closed.
+const DRAIN_ACCEPTS: usize = 256;
 /// A pause after running out of descriptors or memory while accepting.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const WAKE: Token = Token(usize::MAX);
@@ -94,6 +96,8 @@ pub(super) struct Worker {
     judged_generation: u64,
     pub(super) is_draining: bool,
     pub(super) handshakes_open: usize,
+    /// A timer is set for listeners that were left waiting.
+    awaits_accept: bool,
     is_stopped: bool,
 }
 
@@ -126,6 +130,7 @@ impl Worker {
             judged_generation: 0,
             is_draining: false,
             handshakes_open: 0,
+            awaits_accept: false,
             is_stopped: false,
             shared,
         }
@@ -233,6 +238,9 @@ impl Worker {
         if tunnel.is_dead {
             return;
         }
+        if tunnel.awaits_redial {
+            return;
+        }
         tunnel.has_hangup |= event.is_read_closed() || event.is_error();
         tunnel.is_readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         let writable = event.is_writable() || event.is_error();
@@ -277,7 +285,11 @@ impl Worker {
     /// Watches a socket for as long as it is open.
     pub(super) fn register(&self, fd: RawFd, kind: Kind, key: Key) -> io::Result<()> {
         let token = Token(key.index() * KINDS + kind as usize);
-        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
+        self.poll.registry().register(
+            &mut SourceFd(&fd),
+            token,
+            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY,
+        )
     }
 
     fn queue_accept(&mut self, key: Key) {
@@ -297,7 +309,7 @@ impl Worker {
         for _ in 0..ACCEPTS_PER_TURN {
             if port == Port::Hbone && self.handshakes_open >= super::MAX_HANDSHAKES {
                 // Strangers who open and say nothing must not grow the agent: the rest waits in the backlog, briefly.
-                self.timers.set(self.now + ACCEPT_PAUSE, Timer::Accept);
+                self.accept_later();
                 return;
             }
             let Some(listener) = self.listeners.get_mut(key) else { return };
@@ -313,7 +325,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::warn!(%error, pod = %pod.uid, "accept failed, trying again shortly: is RLIMIT_NOFILE too low?");
-                    self.timers.set(self.now + ACCEPT_PAUSE, Timer::Accept);
+                    self.accept_later();
                     return;
                 }
             }
@@ -321,13 +333,23 @@ impl Worker {
         self.queue_accept(key);
     }
 
+    /// Has all listeners looked at again after a pause.
+    fn accept_later(&mut self) {
+        if !self.awaits_accept {
+            self.awaits_accept = true;
+            self.timers.set(self.now + ACCEPT_PAUSE, Timer::Accept);
+        }
+    }
+
     fn on_timer(&mut self, timer: Timer) {
         match timer {
             Timer::Tunnel(key) => self.on_tunnel_timer(key),
+            Timer::Closing(key) => self.on_closing_timer(key),
             Timer::Redial(key) => self.redial(key),
             Timer::Flow(key) => self.on_flow_timer(key),
             Timer::Account => self.account(),
             Timer::Accept => {
+                self.awaits_accept = false;
                 for key in self.listeners.keys_where(|listener| listener.is_readable) {
                     self.queue_accept(key);
                 }
@@ -345,7 +367,8 @@ impl Worker {
                 let _ = reply.send(self.connections());
             }
             Command::Count { reply } => {
-                let _ = reply.send((self.flows.len(), self.tunnels.len()));
+                let tunnels = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_in_use()).count();
+                let _ = reply.send((self.flows.len(), tunnels));
             }
             Command::Drain => self.drain(),
             Command::Stop => {
@@ -395,6 +418,7 @@ impl Worker {
                 record.account(read, written);
             }
         }
+        self.give_up_unanswered();
         self.timers.set(self.now + ACCOUNT_INTERVAL, Timer::Account);
     }
 
@@ -416,10 +440,19 @@ impl Worker {
 
     fn drain(&mut self) {
         self.is_draining = true;
+        // What the kernel has accepted already is carried: closing a listener resets what waits in it.
+        for key in self.listeners.keys_where(|_| true) {
+            for _ in 0..DRAIN_ACCEPTS {
+                self.accept(key);
+                if self.listeners.get(key).is_none_or(|listener| !listener.is_readable) {
+                    break;
+                }
+            }
+        }
         self.close_listeners(|_| true);
         for key in self.tunnels.keys_where(|tunnel| tunnel.is_open()) {
             if let Some(tunnel) = self.tunnels.get_mut(key) {
-                tunnel.drain();
+                tunnel.drain(self.now);
             }
             self.mark_dirty(key);
             self.close_tunnel_if_unused(key);

@@ -66,7 +66,8 @@ pub struct FloodLimits {
     /// Idle frames that each second gives back. Default 200.
     pub idle_frames_per_second: u32,
     /// Streams that the peer resets before they were answered, or makes us reset or refuse, beyond one for each stream
-    /// that was answered (CVE-2023-44487, CVE-2025-8671). Default 1,000.
+    /// that was answered with success (CVE-2023-44487, CVE-2025-8671). Default 1,000. When its own resets use them up the
+    /// connection takes no new streams, and those that are open go on.
     pub resets: u32,
     /// Such resets that each second gives back. Default 100.
     pub resets_per_second: u32,

@@ -228,6 +228,17 @@ impl Connection {
         self.shutdown != Shutdown::No || self.peer_last_stream.is_some() || self.failed.is_some()
     }
 
+    /// Streams that the peer opens from now on are not looked at, and it was told so. A server's [`drain`](Self::drain)
+    /// comes to this one round trip later.
+    pub fn is_shut_down(&self) -> bool {
+        matches!(self.shutdown, Shutdown::After(_))
+    }
+
+    /// Nothing can be sent on any stream until the peer enlarges the connection's window.
+    pub fn is_window_closed(&self) -> bool {
+        self.send_window <= 0
+    }
+
     /// Sets the number that a stream's events carry.
     pub fn set_token(&mut self, stream: StreamId, token: u64) {
         if let Some(stream) = self.streams.get_mut(stream.0) {
@@ -266,7 +277,10 @@ impl Connection {
             }
         }
         frame::headers(&mut self.output, stream.0, &self.encoded, end_stream, self.peer.max_frame_size as usize);
-        self.flood.answered();
+        // A refusal cost the peer nothing but its request.
+        if status.starts_with('2') {
+            self.flood.answered();
+        }
         if is_over {
             self.end(stream.0);
         }

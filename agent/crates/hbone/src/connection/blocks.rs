@@ -10,6 +10,9 @@ use crate::{
     streams::NO_CONTENT_LENGTH,
 };
 
+/// Room for an answer with its baggage, in bytes.
+const ANSWER: usize = 512;
+
 /// A header block that CONTINUATION frames are to complete.
 #[derive(Clone, Copy)]
 pub(super) struct OpenBlock {
@@ -125,6 +128,12 @@ impl Connection {
             self.closed.discarded(id);
             self.idle_frame(1)?;
             return self.decode(Expected::Discarded, block).map(drop);
+        }
+        // Answers are not counted as replies are, and a stream that is refused is gone at once: a peer that does not read
+        // them would make them pile up.
+        let answers = self.config.max_concurrent_streams as usize * ANSWER;
+        if self.output.len() > self.config.flood.output + answers {
+            return error(ErrorCode::ENHANCE_YOUR_CALM, "requests are sent and their answers are not read");
         }
         let mut fields = match self.decode(Expected::Request, block)? {
             Ok(fields) => fields,

@@ -183,7 +183,10 @@ impl Connection {
         // A request that is withdrawn before its answer frees its place at once, so that the limit on concurrent
         // streams does not bound the work that it made (CVE-2023-44487).
         if self.role == Role::Server && !stream.is_answered && !self.flood.reset() {
-            return error(ErrorCode::ENHANCE_YOUR_CALM, "too many streams were reset before they were answered");
+            // Streams that are open go on: their owners may have nothing to do with it. New ones need another connection.
+            if !self.is_shut_down() {
+                self.go_away(ErrorCode::ENHANCE_YOUR_CALM, "too many streams were reset before they were answered");
+            }
         }
         Ok(())
     }
