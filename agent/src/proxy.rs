@@ -53,8 +53,6 @@ pub const HBONE_PORT: u16 = 15008;
 
 /// The most that is read from one socket at once, and sealed before it is written: 16 full records.
 const BATCH: usize = 256 * 1024;
-/// Tunnels that may be negotiating on one worker. More wait in the listeners' backlogs.
-const MAX_HANDSHAKES: usize = 1024;
 /// Streams that a peer may have open in one tunnel.
 const MAX_STREAMS: u32 = 1024;
 

@@ -1,9 +1,12 @@
 //! What an agent offers in its TLS handshake, read off the wire.
 
+use std::net::TcpStream;
+
 use anyhow::{Context as _, Result, ensure};
+use weft_tests::{PodSpec, eventually};
 
 use crate::client::assert_answered;
-use crate::pair::Pair;
+use crate::pair::{NAMESPACE, Pair, Setup, serve};
 
 /// What is in the clear of a `ClientHello` (RFC 8446, section 4.1.2).
 #[derive(Debug, Default)]
@@ -99,4 +102,30 @@ fn the_server_takes_the_hybrid_group() -> Result<()> {
     let share = [&X25519MLKEM768.to_be_bytes()[..], &1120_u16.to_be_bytes()].concat();
     ensure!(bytes.windows(4).take(300).any(|window| window == share), "the ServerHello has no hybrid key share");
     Ok(())
+}
+
+#[test]
+fn strangers_who_open_and_say_nothing_at_one_pod_do_not_shut_out_the_peers_of_another() -> Result<()> {
+    let pair = Pair::with(Setup::arguments(&["--workers", "1"]))?;
+    let other = pair.b.pod(PodSpec::new("other").namespace(NAMESPACE))?;
+    pair.agent_b.wait_enrolled(&other)?;
+    pair.agent_a.wait_for_protocol(&other, "hbone")?;
+    let _echo = serve(&other, 8080, weft_tests::server::Behaviour::Echo)?;
+    pair.world.namespace("strangers", &[])?;
+    let stranger = pair.a.pod(PodSpec::new("stranger").namespace("strangers"))?;
+    let descriptors = pair.agent_b.descriptors()?;
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for _ in 0..1200 {
+        silent.push(stranger.connect(pair.server.at(15008))?);
+    }
+    eventually("the agent holds as many as it will of one pod", || {
+        Ok((pair.agent_b.descriptors()? >= descriptors + 200).then_some(()))
+    })?;
+    assert_answered(&pair.client, other.at(8080)).context("while they are open")?;
+    let held = pair.agent_b.descriptors()? - descriptors;
+    ensure!(held < 600, "the agent holds {held} descriptors for them");
+    drop(silent);
+    eventually("the pod itself is reached again", || {
+        Ok((crate::client::ping(&pair.client, pair.server.at(9))?.is_refusal()).then_some(()))
+    })
 }

@@ -218,7 +218,7 @@ impl Worker {
         tunnel.is_dead = true;
         match tunnel.state {
             State::Connecting => {}
-            State::Handshaking { .. } => self.handshakes_open -= 1,
+            State::Handshaking { .. } => self.open_handshakes.ended(&tunnel.pod),
             State::Open { .. } => {
                 tunnel.gauge(&self.shared.metrics.agent).dec();
             }

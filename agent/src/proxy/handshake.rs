@@ -1,5 +1,9 @@
 //! A tunnel's TLS handshake, a step at a time.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::pod::Pod;
 use super::record::Failure;
 use super::socket::Outcome;
 use super::table::Key;
@@ -9,6 +13,41 @@ use weft_transport::{Progress, Session};
 
 /// A handshake is read in small pieces: its messages are a few kilobytes, and what follows belongs to the session.
 const READ: usize = 16 * 1024;
+
+/// Handshakes of one worker that are under way; more wait in the backlog.
+const MAX_HANDSHAKES: usize = 1024;
+/// Those of one pod: what strangers leave open there must not shut out the peers of others.
+const MAX_HANDSHAKES_OF_A_POD: usize = MAX_HANDSHAKES / 4;
+
+/// The handshakes that are under way, by the pod that they are for.
+#[derive(Debug, Default)]
+pub(super) struct OpenHandshakes {
+    total: usize,
+    by_pod: HashMap<Arc<str>, usize>,
+}
+
+impl OpenHandshakes {
+    /// Whether one more may be begun for the pod at a stranger's wish.
+    pub(super) fn has_room(&self, pod: &Pod) -> bool {
+        let of_the_pod = self.by_pod.get(&pod.uid).copied().unwrap_or_default();
+        self.total < MAX_HANDSHAKES && of_the_pod < MAX_HANDSHAKES_OF_A_POD
+    }
+
+    pub(super) fn began(&mut self, pod: &Pod) {
+        self.total += 1;
+        *self.by_pod.entry(pod.uid.clone()).or_default() += 1;
+    }
+
+    pub(super) fn ended(&mut self, pod: &Pod) {
+        self.total -= 1;
+        if let Some(count) = self.by_pod.get_mut(&pod.uid) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_pod.remove(&pod.uid);
+            }
+        }
+    }
+}
 
 impl Worker {
     /// Reads what the peer said and answers it.
@@ -70,7 +109,7 @@ impl Worker {
                 tunnel.is_readable = true;
                 tunnel.is_queued = true;
                 tunnel.gauge(&self.shared.metrics.agent).inc();
-                self.handshakes_open -= 1;
+                self.open_handshakes.ended(&tunnel.pod);
                 self.queue_receive(key);
                 // Those who waited first: a tunnel that drains takes no new streams.
                 self.open_waiting(key);

@@ -64,7 +64,7 @@ impl Worker {
         let http = Connection::server(http_config());
         let tunnel = Tunnel::new(socket, pod.clone(), role, state, certificate, http, self.now);
         let key = self.tunnels.insert(tunnel);
-        self.handshakes_open += 1;
+        self.open_handshakes.began(pod);
         self.timers.set(self.now + ESTABLISH_TIMEOUT, Timer::Tunnel(key));
         if let Err(error) = self.register(fd, Kind::Tunnel, key) {
             self.fail_tunnel(key, &Failure::ours(format!("watching the tunnel's socket failed: {error}")));

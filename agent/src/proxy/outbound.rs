@@ -281,7 +281,7 @@ impl Worker {
         match tunnel.certificate.connect(vec![expected.clone()]) {
             Ok(handshake) => {
                 tunnel.state = State::Handshaking { handshake: Box::new(handshake), incoming: Vec::new() };
-                self.handshakes_open += 1;
+                self.open_handshakes.began(&tunnel.pod);
                 tunnel.is_queued = true;
                 self.handshakes.push_back(key);
             }

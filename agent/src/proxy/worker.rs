@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::baggage::BaggageCache;
 use super::buffers::BufferPool;
 use super::flow::Flow;
+use super::handshake::OpenHandshakes;
 use super::pod::Pod;
 use super::pool::Pool;
 use super::table::{Key, Table};
@@ -95,7 +96,7 @@ pub(super) struct Worker {
     pub(super) now: Instant,
     judged_generation: u64,
     pub(super) is_draining: bool,
-    pub(super) handshakes_open: usize,
+    pub(super) open_handshakes: OpenHandshakes,
     /// A timer is set for listeners that were left waiting.
     awaits_accept: bool,
     is_stopped: bool,
@@ -129,7 +130,7 @@ impl Worker {
             now: Instant::now(),
             judged_generation: 0,
             is_draining: false,
-            handshakes_open: 0,
+            open_handshakes: OpenHandshakes::default(),
             awaits_accept: false,
             is_stopped: false,
             shared,
@@ -307,7 +308,7 @@ impl Worker {
         listener.is_queued = false;
         let (port, pod) = (listener.port, listener.pod.clone());
         for _ in 0..ACCEPTS_PER_TURN {
-            if port == Port::Hbone && self.handshakes_open >= super::MAX_HANDSHAKES {
+            if port == Port::Hbone && !self.open_handshakes.has_room(&pod) {
                 // Strangers who open and say nothing must not grow the agent: the rest waits in the backlog, briefly.
                 self.accept_later();
                 return;
