@@ -19,6 +19,7 @@
 //! | `GET /v1/policies` | `{"policies": [`[`PolicyInfo`]`]}` |
 //! | `GET /v1/certificates` | `{"certificates": [`[`CertificateInfo`]`]}` |
 //! | `GET /v1/connections` | `{"connections": [`[`ConnectionInfo`]`]}` |
+//! | `GET /v1/older_connections` | `{"older_connections": [`[`OlderConnectionInfo`]`]}` |
 //! | `GET /v1/log` | [`LogLevel`] |
 //! | `PUT /v1/log` | takes and answers a [`LogLevel`] |
 //! | `GET /config_dump` | all of the above in one object |
@@ -50,7 +51,7 @@ use serde::{Deserialize, Serialize};
 use weft_model::Snapshot;
 
 pub use certificate::{CertificateInfo, CertificateState};
-pub use connection::{ConnectionEnd, ConnectionInfo, ConnectionState};
+pub use connection::{ConnectionEnd, ConnectionInfo, ConnectionState, OlderConnectionInfo};
 pub use listen::{AdminError, AdminOptions, Listeners, socket_path};
 pub use pod::{PodState, PodStatus};
 pub use policy::{MatchInfo, PolicyInfo};
@@ -85,6 +86,9 @@ pub trait AgentView: Send + Sync + 'static {
 
     /// The connections that are being carried.
     fn connections(&self) -> Answer<'_, Vec<ConnectionInfo>>;
+
+    /// The connections of this node's pods from before their enrolment.
+    fn older_connections(&self) -> Vec<OlderConnectionInfo>;
 
     /// The pods of this node, and how their enrolment stands.
     fn pods(&self) -> Vec<PodStatus>;

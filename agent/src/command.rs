@@ -49,6 +49,8 @@ enum Command {
     Certificates(list::ListArgs),
     /// List the connections that are being carried
     Connections(list::ListArgs),
+    /// List the connections from before their pod was enrolled: in clear until they end
+    OlderConnections(list::ListArgs),
     /// Show or change what the running agent logs
     ///
     /// Without a filter: shows the one in force. A change lasts until the agent ends.
@@ -88,6 +90,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Policies(arguments) => list::run(&arguments, &list::POLICIES),
         Command::Certificates(arguments) => list::run(&arguments, &list::CERTIFICATES),
         Command::Connections(arguments) => list::run(&arguments, &list::CONNECTIONS),
+        Command::OlderConnections(arguments) => list::run(&arguments, &list::OLDER_CONNECTIONS),
         Command::Log(arguments) => log::run(&arguments),
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Uninstall(arguments) => uninstall::run(&arguments),

@@ -4,16 +4,19 @@
 //! To un-enrol: capture first, listeners later, since peers may not have heard of it yet. Connections that live are
 //! left alone either way. A pod whose network namespace is gone is dropped with everything of it, because sockets
 //! that the agent holds would keep the namespace alive.
+//!
+//! Whatever asks the kernel or the disk runs beside the control runtime, which has one thread for everything.
 
 mod older;
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,11 +25,14 @@ use weft_model::Identity;
 use weft_runtime::{Shutdown, Tasks};
 use weft_transport::Certificates;
 
+use self::older::{KeptFile, Older, Past};
 use crate::capture::{Capture, CapturedPod};
 use crate::in_pod::{self, PodSockets};
 use crate::netns::{Netns, NetnsCookie};
 use crate::proxy::pod::Pod;
 use crate::proxy::{PodListeners, Proxy};
+
+pub use self::older::{OlderConnection, OlderConnections};
 
 /// How often namespaces are looked after, and failed enrolments tried again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,6 +43,14 @@ const ENROLLED_AT_ONCE: usize = 4;
 const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
 /// How long the listeners of a pod stay after it left the mesh: peers that have not heard of it still find it.
 const LISTENER_GRACE: Duration = Duration::from_secs(5);
+/// How many older connections are looked at with each check, of all pods together, and for how long at most. Each takes
+/// some microseconds; where there are more, their end is noticed later.
+const OLDER_AT_ONCE: usize = 4096;
+const OLDER_TIME: Duration = Duration::from_millis(500);
+/// So many of a pod are looked at whatever the others have.
+const OLDER_OF_A_POD: usize = 16;
+/// How long older connections may be ended before a pod counts as enrolled. What is left then is ended with the checks.
+const ENDING_TIME: Duration = Duration::from_secs(1);
 
 /// How a pod of this node stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +79,9 @@ pub struct PodStatus {
     /// How it stands.
     pub state: PodState,
     /// Connections from before it was enrolled that still live, in clear.
-    pub older_connections: usize,
+    pub older: Arc<[OlderConnection]>,
+    /// Why those are not listed, or not ended though they should be.
+    pub older_problem: Option<String>,
 }
 
 /// What enrolment tells others.
@@ -75,7 +91,7 @@ pub struct EnrolmentStatus(Mutex<Option<Vec<PodStatus>>>);
 impl EnrolmentStatus {
     /// The pods of this node, sorted; `None` before the configuration was read for the first time.
     pub fn pods(&self) -> Option<Vec<PodStatus>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 }
 
@@ -83,12 +99,27 @@ impl EnrolmentStatus {
 struct Enrolled {
     local: LocalPod,
     pod: Arc<Pod>,
-    netns: Arc<Netns>,
     cookie: NetnsCookie,
     inode: (u64, u64),
+    /// Whether the path of its network namespace led there when it was looked at last.
+    is_there: bool,
     /// Connections from before, as long as they live.
-    older: HashSet<older::Ends>,
+    older: Older,
 }
+
+/// What enrolment is told.
+#[derive(Debug, Clone)]
+pub struct EnrolmentOptions {
+    /// How many workers the proxy has.
+    pub workers: usize,
+    /// What becomes of the connections that a pod had before.
+    pub older_connections: OlderConnections,
+    /// The folder for what the agent keeps.
+    pub state_dir: PathBuf,
+}
+
+/// The pods that an earlier agent has left captured, until they are taken over; `None` until that is known.
+type Adopted = Mutex<Option<HashMap<NetnsCookie, Past>>>;
 
 /// Keeps capture in step with the pods of this node.
 pub struct Enrolment {
@@ -97,25 +128,34 @@ pub struct Enrolment {
     tasks: Tasks,
     enrolled: HashMap<Arc<str>, Enrolled>,
     failures: HashMap<Arc<str>, String>,
+    kept: Arc<KeptFile>,
+    /// What is written in it: which pods, with which older connections.
+    written: Vec<(NetnsCookie, Arc<[OlderConnection]>)>,
+    /// When older connections were looked after last.
+    looked_after: Instant,
     has_adopted: bool,
 }
 
 impl Enrolment {
-    /// For `workers` workers of `proxy`.
+    /// Captures with `capture` and serves with `proxy`.
     #[must_use]
     pub fn new(
         capture: Arc<Capture>,
         proxy: Arc<Proxy>,
         certificates: Arc<Certificates>,
-        workers: usize,
+        options: EnrolmentOptions,
         tasks: Tasks,
     ) -> Self {
+        let EnrolmentOptions { workers, older_connections, state_dir } = options;
         Self {
-            joiner: Joiner { capture, proxy, certificates, workers },
+            joiner: Joiner { capture, proxy, certificates, workers, older_connections, adopted: Arc::default() },
             status: Arc::default(),
             tasks,
             enrolled: HashMap::new(),
             failures: HashMap::new(),
+            kept: Arc::new(KeptFile::of(&state_dir)),
+            written: Vec::new(),
+            looked_after: Instant::now(),
             has_adopted: false,
         }
     }
@@ -148,6 +188,8 @@ impl Enrolment {
     }
 
     async fn reconcile(&mut self, wanted: &[LocalPod]) {
+        self.find_adopted().await;
+        self.look_after_enrolled().await;
         let by_uid: HashMap<&str, &LocalPod> = wanted.iter().map(|pod| (&*pod.uid, pod)).collect();
         let leaving: Vec<Arc<str>> = self
             .enrolled
@@ -195,17 +237,77 @@ impl Enrolment {
             }
         }
         self.failures = failures;
-        self.drop_strangers();
-        self.look_after_older();
+        self.drop_strangers().await;
         self.report(wanted);
+        self.write_down().await;
+    }
+
+    /// Finds out, once, what an earlier agent has left.
+    async fn find_adopted(&self) {
+        if lock(&self.joiner.adopted).is_some() {
+            return;
+        }
+        let (capture, kept) = (self.joiner.capture.clone(), self.kept.clone());
+        let found = beside(move || {
+            let captured = capture.enrolled().map_err(io::Error::other)?;
+            let mut known = kept.read().unwrap_or_else(|error| {
+                tracing::warn!(%error, "what an earlier agent wrote down of older connections cannot be read");
+                Default::default()
+            });
+            let past = |cookie: NetnsCookie| (cookie, known.remove(&cookie).map_or(Past::Forgotten, Past::Known));
+            Ok(captured.into_iter().map(past).collect::<HashMap<_, _>>())
+        });
+        match found.await {
+            Ok(adopted) => *lock(&self.joiner.adopted) = Some(adopted),
+            Err(error) => tracing::warn!(%error, "listing the captured pods failed"),
+        }
+    }
+
+    /// Looks whether the namespaces of the enrolled pods are still there, and which of their older connections are.
+    async fn look_after_enrolled(&mut self) {
+        if self.enrolled.is_empty() {
+            return;
+        }
+        let with_older = self.enrolled.values().filter(|enrolled| enrolled.older.needs_care()).count();
+        let each = if self.looked_after.elapsed() < CHECK_INTERVAL / 2 {
+            // The configuration changes often: its changes do not wait for this.
+            0
+        } else {
+            self.looked_after = Instant::now();
+            (OLDER_AT_ONCE / with_older.max(1)).max(OLDER_OF_A_POD)
+        };
+        let pods: Vec<(Arc<str>, PathBuf, Older)> = self
+            .enrolled
+            .iter_mut()
+            .map(|(uid, enrolled)| (uid.clone(), enrolled.local.netns.clone(), std::mem::take(&mut enrolled.older)))
+            .collect();
+        let choice = self.joiner.older_connections;
+        let looked = beside(move || {
+            let deadline = Instant::now() + OLDER_TIME;
+            let looked = pods.into_iter().map(|(uid, path, mut older)| {
+                older.look_after(choice, each, deadline);
+                (uid, inode(&path).ok(), older)
+            });
+            Ok(looked.collect::<Vec<_>>())
+        });
+        match looked.await {
+            Ok(looked) => {
+                for (uid, inode, older) in looked {
+                    if let Some(enrolled) = self.enrolled.get_mut(&uid) {
+                        enrolled.is_there = inode == Some(enrolled.inode);
+                        enrolled.older = older;
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "looking after the enrolled pods failed"),
+        }
     }
 
     async fn leave(&self, enrolled: Enrolled, lives_on: bool) {
         let Enrolled { local, pod, cookie, .. } = enrolled;
         let Joiner { capture, proxy, certificates, .. } = self.joiner.clone();
         // It waits for connections that are between their `connect` and their SYN.
-        let result = tokio::task::spawn_blocking(move || capture.unenrol(cookie).map_err(io::Error::other)).await;
-        if let Err(error) = result.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        if let Err(error) = beside(move || capture.unenrol(cookie).map_err(io::Error::other)).await {
             tracing::error!(pod = %local.uid, %error, "un-enrolling failed: its connections will be refused");
         }
         if lives_on {
@@ -228,37 +330,47 @@ impl Enrolment {
     }
 
     /// Lets go, once, of what an earlier agent captured and the configuration no longer has.
-    fn drop_strangers(&mut self) {
+    async fn drop_strangers(&mut self) {
         if self.has_adopted || !self.failures.is_empty() {
             return;
         }
         self.has_adopted = true;
+        *lock(&self.joiner.adopted) = Some(HashMap::new());
         let known: HashSet<NetnsCookie> = self.enrolled.values().map(|enrolled| enrolled.cookie).collect();
-        match self.joiner.capture.enrolled() {
-            Ok(captured) => {
-                for cookie in captured.into_iter().filter(|cookie| !known.contains(cookie)) {
-                    if let Err(error) = self.joiner.capture.unenrol(cookie) {
-                        tracing::warn!(%error, "letting go of a pod that left while no agent ran failed");
-                    }
+        let capture = self.joiner.capture.clone();
+        let dropped = beside(move || {
+            let captured = capture.enrolled().map_err(io::Error::other)?;
+            for cookie in captured.into_iter().filter(|cookie| !known.contains(cookie)) {
+                if let Err(error) = capture.unenrol(cookie) {
+                    tracing::warn!(%error, "letting go of a pod that left while no agent ran failed");
                 }
             }
-            Err(error) => tracing::warn!(%error, "listing the captured pods failed"),
+            Ok(())
+        });
+        if let Err(error) = dropped.await {
+            tracing::warn!(%error, "listing the captured pods failed");
         }
     }
 
-    /// Forgets connections from before that have ended.
-    fn look_after_older(&mut self) {
-        for enrolled in self.enrolled.values_mut().filter(|enrolled| !enrolled.older.is_empty()) {
-            if let Ok(live) = older::connections(&enrolled.netns) {
-                enrolled.older.retain(|ends| live.contains(ends));
-            }
+    /// Leaves to the next agent what it must know of older connections.
+    async fn write_down(&mut self) {
+        let mut pods: Vec<_> =
+            self.enrolled.values_mut().map(|enrolled| (enrolled.cookie, enrolled.older.shown())).collect();
+        pods.sort_by_key(|(cookie, _)| *cookie);
+        if pods == self.written {
+            return;
+        }
+        self.written = pods.clone();
+        let kept = self.kept.clone();
+        if let Err(error) = beside(move || kept.write(&pods)).await {
+            tracing::warn!(%error, "writing down the older connections, for the next agent, failed");
         }
     }
 
-    fn report(&self, wanted: &[LocalPod]) {
-        let mut pods: Vec<PodStatus> = wanted
-            .iter()
-            .map(|local| PodStatus {
+    fn report(&mut self, wanted: &[LocalPod]) {
+        let status = |local: &LocalPod| {
+            let mut enrolled = self.enrolled.get_mut(&local.uid);
+            PodStatus {
                 namespace: local.namespace.clone(),
                 name: local.name.clone(),
                 identity: local.identity.clone(),
@@ -266,14 +378,16 @@ impl Enrolment {
                 netns: local.netns.clone(),
                 state: match self.failures.get(&local.uid) {
                     Some(error) => PodState::Failed(error.clone()),
-                    None if self.enrolled.contains_key(&local.uid) => PodState::Enrolled,
+                    None if enrolled.is_some() => PodState::Enrolled,
                     None => PodState::NotEnrolled,
                 },
-                older_connections: self.enrolled.get(&local.uid).map_or(0, |enrolled| enrolled.older.len()),
-            })
-            .collect();
+                older_problem: enrolled.as_ref().and_then(|enrolled| enrolled.older.problem().map(str::to_owned)),
+                older: enrolled.as_mut().map(|enrolled| enrolled.older.shown()).unwrap_or_default(),
+            }
+        };
+        let mut pods: Vec<PodStatus> = wanted.iter().map(status).collect();
         pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
-        *self.status.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pods);
+        *lock(&self.status.0) = Some(pods);
     }
 }
 
@@ -284,6 +398,8 @@ struct Joiner {
     proxy: Arc<Proxy>,
     certificates: Arc<Certificates>,
     workers: usize,
+    older_connections: OlderConnections,
+    adopted: Arc<Adopted>,
 }
 
 impl Joiner {
@@ -299,8 +415,7 @@ impl Joiner {
         }
         // Loading a program takes milliseconds of the kernel's verifier.
         let pod = local.clone();
-        let captured = tokio::task::spawn_blocking(move || self.capture_pod(&pod)).await;
-        let result = captured.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let result = beside(move || self.capture_pod(&pod)).await;
         if result.is_err() {
             certificates.release(&local.identity);
         }
@@ -309,8 +424,7 @@ impl Joiner {
 
     fn capture_pod(&self, local: &LocalPod) -> io::Result<Enrolled> {
         let netns = Arc::new(Netns::open(&local.netns)?);
-        let metadata = std::fs::metadata(&local.netns)?;
-        let (cookie, inode) = (netns.cookie(), (metadata.dev(), metadata.ino()));
+        let (cookie, inode) = (netns.cookie(), inode(&local.netns)?);
         let listeners = in_pod::listeners(&netns, self.workers, &local.addresses)?;
         let pod = Arc::new(Pod {
             uid: local.uid.clone(),
@@ -322,20 +436,26 @@ impl Joiner {
         self.capture
             .enrol(&CapturedPod { netns: &netns, addresses: &local.addresses, listeners: &listeners })
             .map_err(io::Error::other)?;
+        // Before the workers serve the pod: what it has now is not theirs.
+        let past = match &mut *lock(&self.adopted) {
+            Some(adopted) => adopted.remove(&cookie).unwrap_or(Past::New),
+            None => Past::Forgotten,
+        };
+        let mut older = Older::list(&local.uid, &netns, &local.addresses, &past);
         let per_worker = listeners.per_worker.into_iter().map(|worker| PodListeners {
             outbound: worker.outbound,
             inbound: worker.inbound,
             hbone: worker.hbone,
         });
         self.proxy.listen(&pod, per_worker);
-        let older = older::connections(&netns).unwrap_or_else(|error| {
-            tracing::warn!(pod = %local.uid, %error, "connections from before the enrolment cannot be listed");
-            HashSet::new()
-        });
-        if !older.is_empty() {
-            tracing::info!(pod = %local.uid, connections = older.len(), "connections from before stay as they are");
+        match (self.older_connections, older.shown().len()) {
+            (_, 0) => {}
+            (OlderConnections::Keep, connections) => {
+                tracing::info!(pod = %local.uid, connections, "connections from before stay as they are");
+            }
+            (choice @ OlderConnections::End, all) => older.look_after(choice, all, Instant::now() + ENDING_TIME),
         }
-        Ok(Enrolled { local: local.clone(), pod, netns, cookie, inode, older })
+        Ok(Enrolled { local: local.clone(), pod, cookie, inode, is_there: true, older })
     }
 }
 
@@ -343,10 +463,25 @@ impl Enrolled {
     /// The object is the same pod, and its network namespace is still there.
     fn still_fits(&self, wanted: &LocalPod) -> bool {
         let local = &self.local;
-        let is_same = local.instance == wanted.instance
+        self.is_there
+            && local.instance == wanted.instance
             && local.netns == wanted.netns
             && local.addresses == wanted.addresses
-            && local.identity == wanted.identity;
-        is_same && std::fs::metadata(&wanted.netns).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode)
+            && local.identity == wanted.identity
     }
+}
+
+/// Runs `work`, which may block, on a thread for that.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// Which namespace a path leads to.
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,7 +10,7 @@ use weft_transport::{CertificateStatus, Certificates};
 
 use crate::admin::{
     AgentState, AgentStatus, AgentView, Answer, CaptureStatus, CertificateInfo, CertificateState, ConnectionEnd,
-    ConnectionInfo, ConnectionState, PodState, PodStatus,
+    ConnectionInfo, ConnectionState, OlderConnectionInfo, PodState, PodStatus,
 };
 use crate::capture::Capture;
 use crate::command::AgentOptions;
@@ -94,6 +94,16 @@ impl AgentView for View {
         Box::pin(async { self.proxy.connections().await.into_iter().map(connection).collect() })
     }
 
+    fn older_connections(&self) -> Vec<OlderConnectionInfo> {
+        let snapshot = self.snapshots.load();
+        let pods = self.enrolment.pods().unwrap_or_default();
+        let of_pod = |pod: &enrol::PodStatus| {
+            let one = |connection: &enrol::OlderConnection| older_connection(pod, connection, &snapshot);
+            pod.older.iter().map(one).collect::<Vec<_>>()
+        };
+        pods.iter().flat_map(of_pod).collect()
+    }
+
     fn pods(&self) -> Vec<PodStatus> {
         self.enrolment.pods().unwrap_or_default().into_iter().map(pod).collect()
     }
@@ -173,7 +183,7 @@ fn certificate(status: CertificateStatus) -> CertificateInfo {
 
 fn pod(pod: enrol::PodStatus) -> PodStatus {
     let (state, detail) = match pod.state {
-        enrol::PodState::Enrolled => (PodState::Captured, None),
+        enrol::PodState::Enrolled => (PodState::Captured, pod.older_problem),
         enrol::PodState::Failed(error) => (PodState::Failed, Some(error)),
         enrol::PodState::NotEnrolled => (PodState::Outside, None),
     };
@@ -185,8 +195,28 @@ fn pod(pod: enrol::PodStatus) -> PodStatus {
         netns: Some(pod.netns.display().to_string()),
         state,
         detail,
-        older_connections: Some(pod.older_connections as u64).filter(|count| *count > 0),
+        older_connections: Some(pod.older.len() as u64).filter(|count| *count > 0),
     }
+}
+
+fn older_connection(
+    pod: &enrol::PodStatus,
+    connection: &enrol::OlderConnection,
+    snapshot: &Snapshot,
+) -> OlderConnectionInfo {
+    let own = ConnectionEnd {
+        address: connection.local,
+        namespace: Some(pod.namespace.to_string()),
+        workload: Some(pod.name.to_string()),
+        identity: None,
+    };
+    let peer = snapshot.workload_by_address(connection.remote.ip());
+    let other = end(connection.remote, peer.map(|workload| &**workload), None);
+    let (source, destination) = match connection.direction {
+        proxy::Direction::Outbound => (own, other),
+        proxy::Direction::Inbound => (other, own),
+    };
+    OlderConnectionInfo { direction: connection.direction, source, destination }
 }
 
 fn connection(connection: proxy::Connection) -> ConnectionInfo {

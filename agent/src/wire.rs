@@ -21,7 +21,7 @@ use weft_transport::{CertificateAuthority, CertificateOptions, Certificates};
 use crate::admin::{Admin, Listeners};
 use crate::capture::{Capture, CaptureOptions, LogLevel};
 use crate::command::AgentOptions;
-use crate::enrol::Enrolment;
+use crate::enrol::{Enrolment, EnrolmentOptions};
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
 use crate::publish::{Learned, Publisher};
@@ -150,8 +150,13 @@ async fn run(
 
     // Enrolment and configuration.
     let (pods, wanted) = watch::channel(None);
+    let enrolment_options = EnrolmentOptions {
+        workers: options.workers,
+        older_connections: options.older_connections,
+        state_dir: options.state_dir.clone(),
+    };
     let enrolment =
-        Enrolment::new(capture.clone(), proxy.clone(), certificates.clone(), options.workers, tasks.clone());
+        Enrolment::new(capture.clone(), proxy.clone(), certificates.clone(), enrolment_options, tasks.clone());
     let view = Arc::new(View {
         started: SystemTime::now(),
         snapshots: snapshots.clone(),

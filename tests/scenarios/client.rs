@@ -142,6 +142,14 @@ impl Conversation {
         }
     }
 
+    /// Waits until it fails: reset by the other side, or aborted on this one.
+    pub(crate) fn wait_for_failure(&mut self) -> Result<()> {
+        match self.0.read(&mut [0]) {
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => Ok(()),
+            other => anyhow::bail!("expected a failure, got {other:?}"),
+        }
+    }
+
     /// Waits until the other side has ended it, one way or the other.
     pub(crate) fn wait_for_end(&mut self) -> Result<()> {
         match self.0.read(&mut [0]) {

@@ -1,8 +1,11 @@
 //! Pods come into the mesh and leave it while they run.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
-use weft_tests::server::Behaviour;
-use weft_tests::{Families, PodSpec};
+use weft_tests::server::{Behaviour, End};
+use weft_tests::{Agent, Families, Pod, PodSpec};
 
 use crate::client::{Conversation, assert_answered, eventually_answered, greet};
 use crate::pair::{NAMESPACE, Pair, Setup, serve};
@@ -17,9 +20,20 @@ fn a_label_puts_the_next_connection_into_a_tunnel_and_leaves_the_open_ones_alone
     pair.enrol()?;
     open.exchange()?;
     // It goes on in clear, and the operator is told so.
-    pair.agent_a.wait_for("pods", "the connection from before", |pod| {
-        pod["name"] == "client" && pod["older_connections"] == 1
-    })?;
+    for (agent, pod, direction) in [(&pair.agent_a, &pair.client, "outbound"), (&pair.agent_b, &pair.server, "inbound")]
+    {
+        wait_older(agent, pod, 1)?;
+        let older = agent.list("older_connections")?;
+        ensure!(older.len() == 1, "{older:?}");
+        assert_eq!(older[0]["direction"], direction);
+        assert_eq!(older[0]["source"]["workload"], "client");
+        assert_eq!(older[0]["destination"]["workload"], "server");
+        assert_eq!(older[0]["destination"]["address"], pair.server.at(8080).to_string());
+        let status = agent.cli(&["status"])?.success()?;
+        ensure!(status.contains("1 connection from before enrolment"), "{status}");
+        let listed = agent.cli(&["older-connections"])?.success()?;
+        ensure!(listed.contains(&format!("shop/server@{}", pair.server.at(8080))), "{listed}");
+    }
     let tap = pair.b.tap()?;
     let after = greet(&pair.client, pair.server.at(8081))?;
     tap.stop()?.is_only_tls(pair.client.ip(), pair.server.ip(), 15008)?;
@@ -27,7 +41,119 @@ fn a_label_puts_the_next_connection_into_a_tunnel_and_leaves_the_open_ones_alone
     assert_eq!(after.local, before.local);
     assert_eq!(greeter.count(), 2);
     open.exchange()?;
-    open.finish()
+    open.finish()?;
+    wait_older(&pair.agent_a, &pair.client, 0)?;
+    wait_older(&pair.agent_b, &pair.server, 0)
+}
+
+/// Waits until a pod has so many connections from before its enrolment.
+fn wait_older(agent: &Agent, pod: &Pod, count: u64) -> Result<()> {
+    agent.wait_for("pods", &format!("{count} connections from before"), |item| {
+        item["name"] == pod.name() && item["older_connections"].as_u64().unwrap_or(0) == count
+    })?;
+    Ok(())
+}
+
+#[test]
+fn connections_from_before_are_ended_at_both_ends_where_the_operator_wants_that() -> Result<()> {
+    let pair = Pair::with(Setup { is_enrolled: false, ..Setup::arguments(&["--older-connections", "end"]) })?;
+    let echo = pair.echo(8080)?;
+    let mut open = Vec::new();
+    for to in [pair.server.at(8080), pair.server.at6(8080)] {
+        for _ in 0..10 {
+            open.push(Conversation::open(&pair.client, to)?);
+        }
+    }
+    pair.enrol()?;
+    for (index, conversation) in open.iter_mut().enumerate() {
+        conversation.wait_for_failure()?;
+        let end = echo.wait_for_end(index)?;
+        let is_failure = matches!(end, End::Error(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted));
+        ensure!(is_failure, "the server saw {end:?}");
+    }
+    wait_older(&pair.agent_a, &pair.client, 0)?;
+    wait_older(&pair.agent_b, &pair.server, 0)?;
+    // What takes their place is in the mesh.
+    let tap = pair.b.tap()?;
+    assert_answered(&pair.client, pair.server.at(8080))?;
+    tap.stop()?.is_only_tls(pair.client.ip(), pair.server.ip(), 15008)
+}
+
+/// A pod outside the mesh, on a node of its own: capture leaves connections to it alone. With a server on this port.
+fn outside(pair: &Pair, port: u16) -> Result<(weft_tests::Node, Pod, weft_tests::server::Server)> {
+    pair.world.namespace("outside", &[])?;
+    let node = pair.world.node("c")?;
+    let pod = node.pod(PodSpec::new("outside").namespace("outside"))?;
+    let server = serve(&pod, port, Behaviour::Echo)?;
+    for agent in [&pair.agent_a, &pair.agent_b] {
+        agent.wait_for_protocol(&pod, "tcp")?;
+    }
+    Ok((node, pod, server))
+}
+
+#[test]
+fn a_restarted_agent_still_knows_which_connections_are_from_before() -> Result<()> {
+    let mut pair = Pair::with(Setup { is_enrolled: false, ..Setup::default() })?;
+    let _echo = pair.echo(8080)?;
+    let mut older = Conversation::open(&pair.client, pair.server.at(8080))?;
+    pair.enrol()?;
+    wait_older(&pair.agent_a, &pair.client, 1)?;
+    let (_node, pod, _server) = outside(&pair, 8080)?;
+    let mut left_alone = Conversation::open(&pair.client, pod.at(8080))?;
+    pair.agent_a.kill()?;
+    pair.agent_a.restart()?;
+    pair.agent_a.wait_enrolled(&pair.client)?;
+    wait_older(&pair.agent_a, &pair.client, 1)?;
+    let listed = pair.agent_a.list("older_connections")?;
+    assert_eq!(listed[0]["destination"]["address"], pair.server.at(8080).to_string());
+    older.exchange()?;
+    left_alone.exchange()?;
+    older.finish()?;
+    wait_older(&pair.agent_a, &pair.client, 0)?;
+    left_alone.finish()
+}
+
+#[test]
+fn what_the_agent_carries_or_has_let_pass_is_not_ended_as_from_before() -> Result<()> {
+    let mut pair = Pair::with(Setup::arguments(&["--older-connections", "end"]))?;
+    let _echo = pair.echo(8080)?;
+    let (_node, pod, _server) = outside(&pair, 8080)?;
+    // Unknown, among addresses of the mesh: the agent has to look, and makes the first connection itself.
+    let unknown = pair.b.pod(PodSpec::new("unknown").unlisted())?;
+    let _unknown_echo = serve(&unknown, 8080, Behaviour::Echo)?;
+    let tunnelled: [SocketAddr; 2] = [pair.server.at(8080), pair.server.at6(8080)];
+    let mut carried = Vec::new();
+    for to in tunnelled.into_iter().chain([unknown.at(8080), unknown.at6(8080)]) {
+        carried.push(Conversation::open(&pair.client, to)?);
+    }
+    // In clear from outside: the agent accepts them in the server's pod.
+    carried.push(Conversation::open(&pod, pair.server.at(8080))?);
+    carried.push(Conversation::open(&pod, pair.server.at6(8080))?);
+    let mut left_alone = Conversation::open(&pair.client, pod.at(8080))?;
+
+    // A restart ends what the agent carried, and nothing else.
+    pair.agent_a.kill()?;
+    pair.agent_a.restart()?;
+    pair.agent_a.wait_enrolled(&pair.client)?;
+    left_alone.exchange()?;
+    left_alone.finish()?;
+
+    // The pods leave and come again, while the agents go on carrying.
+    let mut carried: Vec<_> = carried.split_off(4);
+    for to in tunnelled.into_iter().chain([unknown.at(8080), unknown.at6(8080)]) {
+        carried.push(Conversation::open(&pair.client, to)?);
+    }
+    pair.world.unenrol(NAMESPACE)?;
+    pair.agent_a.wait_unenrolled(&pair.client)?;
+    pair.agent_b.wait_unenrolled(&pair.server)?;
+    let mut in_clear = Conversation::open(&pair.client, pair.server.at(8080))?;
+    pair.enrol()?;
+    in_clear.wait_for_failure()?;
+    for conversation in &mut carried {
+        conversation.exchange()?;
+    }
+    wait_older(&pair.agent_a, &pair.client, 0)?;
+    carried.into_iter().try_for_each(Conversation::finish)
 }
 
 #[test]

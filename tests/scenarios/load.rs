@@ -10,7 +10,7 @@ use weft_tests::server::{Behaviour, Server};
 use weft_tests::{Host, Pod, PodSpec, Process, World, descriptor_limit, pattern};
 
 use crate::client::{Conversation, Outcome, assert_answered, ping};
-use crate::pair::{NAMESPACE, Pair, authorization, serve};
+use crate::pair::{NAMESPACE, Pair, Setup, authorization, serve};
 
 const CROWD: &str = env!("CARGO_BIN_EXE_weft-crowd");
 
@@ -238,6 +238,8 @@ impl<'a> Stream<'a> {
 fn enrolling_and_leaving_under_load_fails_no_connection() -> Result<()> {
     let pair = Pair::start()?;
     let _echo = pair.echo(8080)?;
+    // Outside the mesh each connection takes one of the pod's 28,000 ports for a minute after its end.
+    pair.client.netns().sysctl("ipv4/tcp_tw_reuse", "1")?;
     let stop = AtomicBool::new(false);
     let stream = Stream::new(&stop);
     let mut long = Conversation::open(&pair.client, pair.server.at(8080))?;
@@ -263,6 +265,40 @@ fn enrolling_and_leaving_under_load_fails_no_connection() -> Result<()> {
     });
     toggled?;
     stream.check(false)
+}
+
+#[test]
+fn connections_that_come_and_go_in_a_pod_do_not_hold_up_its_agent() -> Result<()> {
+    let pair = Pair::with(Setup { is_enrolled: false, ..Setup::default() })?;
+    let _echo = pair.echo(8080)?;
+    let _greeter = serve(&pair.server, 8081, Behaviour::Greet)?;
+    let mut older = Conversation::open(&pair.client, pair.server.at(8080))?;
+    let to = pair.server.at(8081).to_string();
+    let mut churn = pair.client.spawn(&[CROWD, "churn", "100000000", "8", &to])?;
+    let is_client = |pod: &serde_json::Value| pod["name"] == "client";
+    let start = Instant::now();
+    for round in 0..3 {
+        pair.enrol()?;
+        // Of all that the pod had then, one lives on; what comes and goes is not taken for it.
+        pair.agent_a.wait_for("pods", "the one connection from before", |pod| {
+            is_client(pod) && pod["older_connections"] == 1
+        })?;
+        older.exchange()?;
+        let brief = pair.a.pod(PodSpec::new(&format!("brief-{round}")).namespace(NAMESPACE))?;
+        pair.agent_a.wait_enrolled(&brief)?;
+        assert_answered(&brief, pair.server.at(8080))?;
+        if round < 2 {
+            pair.world.unenrol(NAMESPACE)?;
+            pair.agent_a.wait_unenrolled(&pair.client)?;
+            pair.agent_b.wait_unenrolled(&pair.server)?;
+        }
+    }
+    println!("three times in and out took {:?}", start.elapsed());
+    older.finish()?;
+    pair.agent_a
+        .wait_for("pods", "no connection from before", |pod| is_client(pod) && pod["older_connections"].is_null())?;
+    ensure!(churn.is_running()?, "the connections ended early: {}", churn.stdout());
+    Ok(())
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! What a node and a pod have in common: a network namespace with a cgroup, in which processes and sockets live.
 
-use std::fs;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
@@ -127,20 +126,20 @@ impl Host {
         self.enter(|| UdpSocket::bind(on))
     }
 
-    /// The addresses and ports on which sockets listen here, whoever owns them; IPv6 wildcard listeners are `[::]`.
+    /// The addresses and ports on which TCP sockets listen here, whoever owns them; IPv6 wildcard listeners are `[::]`.
     ///
     /// # Errors
-    /// The kernel's table cannot be read.
+    /// `ss` is not there, or says what is no address.
     pub fn listening(&self) -> Result<Vec<SocketAddr>> {
-        self.sockets_in_state("0A")
-    }
-
-    /// The local addresses and ports of the established TCP sockets here.
-    ///
-    /// # Errors
-    /// The kernel's table cannot be read.
-    pub fn established(&self) -> Result<Vec<SocketAddr>> {
-        self.sockets_in_state("01")
+        // `ss` asks the kernel for these alone. Whoever reads /proc/net/tcp while connections come and go reads for long.
+        let listed = self.run(&["ss", "--no-header", "--numeric", "--tcp", "--listening"])?.success()?;
+        listed
+            .lines()
+            .map(|line| {
+                let local = line.split_whitespace().nth(3);
+                local.and_then(parse_listener).with_context(|| format!("parsing {line:?}"))
+            })
+            .collect()
     }
 
     /// Whether something listens on `port` here.
@@ -150,23 +149,6 @@ impl Host {
     pub fn listens_on(&self, port: u16) -> Result<bool> {
         Ok(self.listening()?.iter().any(|address| address.port() == port))
     }
-
-    fn sockets_in_state(&self, state: &str) -> Result<Vec<SocketAddr>> {
-        let table = self.enter(|| -> io::Result<String> {
-            let mut table = fs::read_to_string("/proc/thread-self/net/tcp")?;
-            table += &fs::read_to_string("/proc/thread-self/net/tcp6")?;
-            Ok(table)
-        })?;
-        table
-            .lines()
-            .filter_map(|line| {
-                let mut fields = line.split_whitespace().skip(1);
-                let local = fields.next()?;
-                let is_wanted = fields.nth(1)? == state;
-                is_wanted.then(|| parse_proc_address(local).with_context(|| format!("parsing {line:?}")))
-            })
-            .collect()
-    }
 }
 
 fn split<'a, 'b>(program_and_arguments: &'a [&'b str]) -> Result<(&'b str, &'a [&'b str])> {
@@ -174,19 +156,29 @@ fn split<'a, 'b>(program_and_arguments: &'a [&'b str]) -> Result<(&'b str, &'a [
     Ok((program, arguments))
 }
 
-/// Parses `0100007F:3A98`: the address as 32-bit words in host byte order, the port in hexadecimal.
-fn parse_proc_address(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = Vec::with_capacity(16);
-    for word in address.as_bytes().chunks(8) {
-        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
-        bytes.extend(word.to_ne_bytes());
+/// Parses an address of `ss`: `127.0.0.1:80`, `[::1]:80`, `0.0.0.0%eth0:80`, `*:80`.
+fn parse_listener(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.rsplit_once(':')?;
+    let address = address.split('%').next()?.trim_matches(['[', ']']);
+    let ip = if address == "*" { Ipv6Addr::UNSPECIFIED.into() } else { address.parse().ok()? };
+    Some(SocketAddr::new(ip, port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_ss_writes_them() {
+        for (text, address) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0%eth0:80", "0.0.0.0:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("[fe80::1]%eth0:80", "[fe80::1]:80"),
+            ("*:80", "[::]:80"),
+        ] {
+            assert_eq!(parse_listener(text), address.parse().ok(), "{text}");
+        }
+        assert_eq!(parse_listener("*:*"), None);
     }
-    let ip = match bytes.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
 }

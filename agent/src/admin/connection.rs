@@ -73,6 +73,28 @@ pub struct ConnectionInfo {
 impl ConnectionInfo {
     /// Whether either end is of the namespace.
     pub fn is_of_namespace(&self, namespace: &str) -> bool {
-        [&self.source, &self.destination].iter().any(|end| end.namespace.as_deref() == Some(namespace))
+        is_of_namespace([&self.source, &self.destination], namespace)
     }
+}
+
+/// A connection from before a pod of this node was enrolled: nobody carries it, and it is in clear.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OlderConnectionInfo {
+    /// Which way it goes, seen from the pod: inbound if the pod listened on its port when it was enrolled.
+    pub direction: Direction,
+    /// Who opened it.
+    pub source: ConnectionEnd,
+    /// Who accepted it.
+    pub destination: ConnectionEnd,
+}
+
+impl OlderConnectionInfo {
+    /// Whether either end is of the namespace.
+    pub fn is_of_namespace(&self, namespace: &str) -> bool {
+        is_of_namespace([&self.source, &self.destination], namespace)
+    }
+}
+
+fn is_of_namespace(ends: [&ConnectionEnd; 2], namespace: &str) -> bool {
+    ends.iter().any(|end| end.namespace.as_deref() == Some(namespace))
 }

@@ -55,7 +55,8 @@ pub struct PodStatus {
     /// Why, in words, where that is worth saying: what failed and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Connections from before it was enrolled that still live. They stay outside the mesh until they end.
+    /// Connections from before it was enrolled that still live. They stay outside the mesh until they end; which they
+    /// are is in `GET /v1/older_connections`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub older_connections: Option<u64>,
 }

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::http::{self, Handler, Reply, failure};
 use super::{
-    Admin, Answer, CertificateInfo, ConnectionInfo, LogLevel, PolicyInfo, ServiceInfo, WORKERS_ANSWER, WorkloadInfo,
+    Admin, Answer, CertificateInfo, ConnectionInfo, LogLevel, OlderConnectionInfo, PolicyInfo, ServiceInfo,
+    WORKERS_ANSWER, WorkloadInfo,
 };
 use crate::telemetry::LogFilter;
 
@@ -88,6 +89,7 @@ impl Admin {
             "/v1/policies" => http::json(&json!({ "policies": PolicyInfo::list(&snapshot, namespace) })),
             "/v1/certificates" => http::json(&json!({ "certificates": self.certificates(namespace) })),
             "/v1/connections" => http::json(&json!({ "connections": connections })),
+            "/v1/older_connections" => http::json(&json!({ "older_connections": self.older_connections(namespace) })),
             "/v1/log" => self.log(),
             "/config_dump" => http::json(&json!({
                 "status": self.status(),
@@ -96,11 +98,12 @@ impl Admin {
                 "policies": PolicyInfo::list(&snapshot, namespace),
                 "certificates": self.certificates(namespace),
                 "connections": connections,
+                "older_connections": self.older_connections(namespace),
             })),
             _ => failure(
                 StatusCode::NOT_FOUND,
                 "there are /v1/status, /v1/pods, /v1/workloads, /v1/services, /v1/policies, /v1/certificates, \
-                 /v1/connections, /v1/log and /config_dump",
+                 /v1/connections, /v1/older_connections, /v1/log and /config_dump",
             ),
         }
     }
@@ -110,6 +113,13 @@ impl Admin {
         certificates.retain(|certificate| namespace.is_none_or(|namespace| is_of_namespace(certificate, namespace)));
         certificates.sort_by(|a, b| a.identity.cmp(&b.identity));
         certificates
+    }
+
+    fn older_connections(&self, namespace: Option<&str>) -> Vec<OlderConnectionInfo> {
+        let mut connections = self.view.older_connections();
+        connections.retain(|connection| namespace.is_none_or(|namespace| connection.is_of_namespace(namespace)));
+        connections.sort_by_key(|connection| (connection.source.address, connection.destination.address));
+        connections
     }
 
     async fn connections(&self, namespace: Option<&str>) -> Result<Vec<ConnectionInfo>, Reply> {

@@ -86,6 +86,21 @@ impl AgentView for FakeAgent {
         Box::pin(async move { vec![connection(1001, 5), connection(1000, 70)] })
     }
 
+    fn older_connections(&self) -> Vec<OlderConnectionInfo> {
+        let end = |address: [u8; 4], port: u16, workload: Option<&str>| ConnectionEnd {
+            address: (address, port).into(),
+            namespace: workload.map(|_| "shop".into()),
+            workload: workload.map(str::to_owned),
+            identity: None,
+        };
+        let connection = |port| OlderConnectionInfo {
+            direction: Direction::Outbound,
+            source: end([10, 0, 0, 1], port, Some("curl-1")),
+            destination: end([192, 0, 2, 7], 5432, None),
+        };
+        vec![connection(40_001), connection(40_000)]
+    }
+
     fn pods(&self) -> Vec<PodStatus> {
         vec![PodStatus {
             namespace: "shop".into(),
@@ -296,13 +311,24 @@ async fn lists_are_sorted_and_have_their_documented_form() {
         }),
         "the oldest first"
     );
-    for list in ["pods", "certificates", "connections", "policies", "services"] {
+    assert_eq!(
+        running.get("/v1/older_connections?namespace=shop").await["older_connections"][0],
+        json!({
+            "direction": "outbound",
+            "source": {"address": "10.0.0.1:40000", "namespace": "shop", "workload": "curl-1"},
+            "destination": {"address": "192.0.2.7:5432"},
+        })
+    );
+    for list in ["pods", "certificates", "connections", "older_connections", "policies", "services"] {
         let nothing = running.get(&format!("/v1/{list}?namespace=nowhere")).await;
         assert_eq!(nothing, json!({ list: [] }));
     }
     let dump = running.get("/config_dump").await;
     let keys: Vec<_> = dump.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["certificates", "connections", "policies", "services", "status", "workloads"]);
+    assert_eq!(
+        keys,
+        ["certificates", "connections", "older_connections", "policies", "services", "status", "workloads"]
+    );
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use super::address::{ListenAddress, loopback};
 use crate::admin::{AdminOptions, socket_path};
 use crate::capture::CongestionControl;
+use crate::enrol::OlderConnections;
 use crate::telemetry::{LineFormat, LogFilter};
 
 /// The state directory of an agent that was not told another.
@@ -111,6 +112,11 @@ pub(super) struct AgentArgs {
     /// Form of the access log, on standard output: one record for each connection
     #[arg(long, env = "WEFT_ACCESS_LOG", value_name = "FORMAT", default_value = "text")]
     access_log: AccessLogFormat,
+
+    /// What becomes of the connections that a pod has when it comes into the mesh, whatever they go to. To end them takes
+    /// a kernel with SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY)
+    #[arg(long, env = "WEFT_OLDER_CONNECTIONS", value_name = "CHOICE", default_value = "keep")]
+    older_connections: OlderConnections,
 
     /// Cgroup whose processes reach pods directly, even under STRICT: the kubelet's, for its probes. Exactly this one,
     /// not those below it
@@ -230,6 +236,8 @@ pub struct AgentOptions {
     pub log_format: LineFormat,
     /// Form of the access log.
     pub access_log: AccessLogFormat,
+    /// What becomes of the connections that a pod has when it comes into the mesh.
+    pub older_connections: OlderConnections,
     /// Cgroup whose processes reach pods directly.
     pub probe_cgroup: Option<PathBuf>,
     /// TCP congestion control of connections that never leave their pod.
@@ -322,6 +330,7 @@ impl AgentArgs {
             log: self.log,
             log_format: self.log_format,
             access_log: self.access_log,
+            older_connections: self.older_connections,
             probe_cgroup: self.probe_cgroup,
             loopback_congestion_control: self.loopback_congestion_control,
             bpf_dir: self.bpf_dir,

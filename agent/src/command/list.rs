@@ -13,8 +13,8 @@ use super::measure;
 use super::output::{self, OutputFormat};
 use super::table::{Cell, Table, Tone};
 use crate::admin::{
-    CertificateInfo, CertificateState, ConnectionEnd, ConnectionInfo, PodState, PodStatus, PolicyInfo, ServiceInfo,
-    WorkloadInfo,
+    CertificateInfo, CertificateState, ConnectionEnd, ConnectionInfo, OlderConnectionInfo, PodState, PodStatus,
+    PolicyInfo, ServiceInfo, WorkloadInfo,
 };
 
 #[derive(Debug, Args)]
@@ -45,6 +45,8 @@ pub(super) const SERVICES: List = List { name: "services", table: |value| rows(v
 pub(super) const POLICIES: List = List { name: "policies", table: |value| rows(value, policies) };
 pub(super) const CERTIFICATES: List = List { name: "certificates", table: |value| rows(value, certificates) };
 pub(super) const CONNECTIONS: List = List { name: "connections", table: |value| rows(value, connections) };
+pub(super) const OLDER_CONNECTIONS: List =
+    List { name: "older_connections", table: |value| rows(value, older_connections) };
 
 pub(super) fn run(arguments: &ListArgs, list: &List) -> anyhow::Result<ExitCode> {
     let namespace = arguments.namespace.as_deref();
@@ -56,7 +58,7 @@ pub(super) fn run(arguments: &ListArgs, list: &List) -> anyhow::Result<ExitCode>
             if table.is_empty() {
                 // Not on standard output: a pipe gets nothing where there is nothing.
                 let place = namespace.map_or(String::new(), |namespace| format!(" in the namespace {namespace}"));
-                eprintln!("There are no {}{place}.", list.name);
+                eprintln!("There are no {}{place}.", list.name.replace('_', " "));
                 return Ok(ExitCode::SUCCESS);
             }
             output::print(&table.render(output::is_coloured()))
@@ -81,7 +83,8 @@ fn pods(pods: &[PodStatus]) -> Table {
         let mut detail = pod.detail.clone().unwrap_or_default();
         if let Some(older @ 1..) = pod.older_connections {
             let separator = if detail.is_empty() { "" } else { "; " };
-            detail = format!("{detail}{separator}{older} connections from before stay outside the mesh");
+            let older = measure::count(older, "connection");
+            detail = format!("{detail}{separator}{older} from before, outside the mesh");
         }
         table.row([
             pod.namespace.as_str().into(),
@@ -212,6 +215,18 @@ fn connections(connections: &[ConnectionInfo]) -> Table {
             measure::bytes(connection.bytes_from_client).into(),
             measure::bytes(connection.bytes_to_client).into(),
             measure::duration(Duration::from_millis(connection.age_milliseconds)).into(),
+        ]);
+    }
+    table
+}
+
+fn older_connections(connections: &[OlderConnectionInfo]) -> Table {
+    let mut table = Table::new(&["DIRECTION", "SOURCE", "DESTINATION"]);
+    for connection in connections {
+        table.row([
+            connection.direction.as_str().into(),
+            end(&connection.source).into(),
+            end(&connection.destination).into(),
         ]);
     }
     table

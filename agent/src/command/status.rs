@@ -80,6 +80,16 @@ fn findings(report: &StatusReport, now: SystemTime) -> Vec<Finding> {
         let what = format!("Pod {}/{} cannot be enrolled: {detail}", pod.namespace, pod.name);
         findings.push(Finding::bad(what, ""));
     }
+    let captured = || report.pods.iter().filter(|pod| pod.state == PodState::Captured);
+    for (pod, detail) in captured().filter_map(|pod| Some((pod, pod.detail.as_deref()?))) {
+        findings.push(Finding::doubtful(format!("Pod {}/{}: {detail}", pod.namespace, pod.name), ""));
+    }
+    let older: u64 = captured().filter_map(|pod| pod.older_connections).sum();
+    if older > 0 {
+        let what = format!("In clear until they end: {} from before enrolment.", count(older, "connection"));
+        findings
+            .push(Finding::doubtful(what, "see \"weft older-connections\"; --older-connections end would end them"));
+    }
     for (identity, reason) in &report.certificates.failing {
         let what = format!("No certificate for {identity}: {reason}");
         findings.push(Finding::bad(what, "connections of its pods fail; see \"weft certificates\""));

@@ -47,6 +47,7 @@ fn the_defaults_are_the_documented_ones() {
             log: "info".parse().unwrap(),
             log_format: LineFormat::Text,
             access_log: AccessLogFormat::Text,
+            older_connections: OlderConnections::Keep,
             probe_cgroup: None,
             loopback_congestion_control: LoopbackCongestionControl::Named(CongestionControl::RENO),
             bpf_dir: "/sys/fs/bpf/weft".into(),
@@ -70,6 +71,7 @@ fn flags_say_otherwise() {
         "--log-format=json",
         "--access-log=off",
         "--drain-deadline=1m 30s",
+        "--older-connections=end",
         "--probe-cgroup=/sys/fs/cgroup/kubelet",
     ])
     .unwrap();
@@ -83,6 +85,7 @@ fn flags_say_otherwise() {
     assert_eq!(options.log_format, LineFormat::Json);
     assert_eq!(options.access_log.line_format(), None);
     assert_eq!(options.drain_deadline, Duration::from_secs(90));
+    assert_eq!(options.older_connections, OlderConnections::End);
     assert_eq!(options.probe_cgroup, Some("/sys/fs/cgroup/kubelet".into()));
 }
 
@@ -114,6 +117,7 @@ fn a_wrong_value_is_named_with_its_flag_and_what_would_be_right() {
         ("--log=verbose", "is not a level"),
         ("--log-format=xml", "text, json"),
         ("--drain-deadline=30", "time unit needed"),
+        ("--older-connections=drop", "keep, end"),
         ("--loopback-congestion-control=a name of many letters", "1 to 15 letters"),
         ("--bpf-dir=bpf", "absolute"),
         ("--certificate-lifetime=1s", "at least 1m"),

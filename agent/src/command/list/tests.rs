@@ -22,7 +22,7 @@ fn pods() {
     assert_eq!(
         table,
         "NAMESPACE  NAME    STATE     ADDRESSES         IDENTITY                                DETAIL\n\
-         shop       curl-1  captured  10.0.0.1,fd00::1  spiffe://cluster.local/ns/shop/sa/curl  2 connections from before stay outside the mesh\n\
+         shop       curl-1  captured  10.0.0.1,fd00::1  spiffe://cluster.local/ns/shop/sa/curl  2 connections from before, outside the mesh\n\
          shop       web-1   failed    -                 spiffe://cluster.local/ns/shop/sa/web   no such network namespace\n"
     );
 }
@@ -116,6 +116,22 @@ fn connections() {
         table,
         "DIRECTION  SOURCE                     DESTINATION     SERVICE  SECURITY  STATE        FROM-CLIENT  TO-CLIENT  AGE\n\
          outbound   shop/curl-1@10.0.0.1:1000  [fd00::2]:8080  -        mTLS      half closed  1B           2.0KiB     1m1s\n"
+    );
+}
+
+#[test]
+fn older_connections() {
+    let table = render(
+        &OLDER_CONNECTIONS,
+        json!([{
+            "direction": "inbound", "source": {"address": "[fd00::2]:40000"},
+            "destination": {"address": "10.0.0.1:8080", "namespace": "shop", "workload": "web-1"},
+        }]),
+    );
+    assert_eq!(
+        table,
+        "DIRECTION  SOURCE           DESTINATION\n\
+         inbound    [fd00::2]:40000  shop/web-1@10.0.0.1:8080\n"
     );
 }
 

@@ -91,6 +91,8 @@ fn what_works_and_should_be_known_is_not_a_failure() {
     let report = report(|report| {
         report.agent.relaxations = vec!["destinations outside the mesh are reached in clear".into()];
         report.losses.access_records = 3;
+        report.pods[0].older_connections = Some(1);
+        report.pods[0].detail = Some("connections from before cannot be ended: this kernel lacks SOCK_DESTROY".into());
         report.certificates.next_expiry = Some((now() + Duration::from_secs(60)).into());
         report.version = "0.0.1".into();
     });
@@ -98,9 +100,14 @@ fn what_works_and_should_be_known_is_not_a_failure() {
     assert!(findings.iter().all(|finding| finding.tone == Tone::Doubtful), "{findings:?}");
     let screen = screen(&report);
     assert!(screen.contains("All works. To be known:\n"), "{screen}");
-    for words in
-        ["By choice: destinations outside", "3 access records", "has not been renewed", "The agent is version 0.0.1"]
-    {
+    for words in [
+        "By choice: destinations outside",
+        "3 access records",
+        "has not been renewed",
+        "The agent is version 0.0.1",
+        "Pod shop/curl-1: connections from before cannot be ended: this kernel lacks SOCK_DESTROY\n",
+        "In clear until they end: 1 connection from before enrolment.\n    see \"weft older-connections\"",
+    ] {
         assert!(screen.contains(words), "{words} is missing in:\n{screen}");
     }
 }
