@@ -30,7 +30,11 @@ impl Worker {
     pub(super) fn on_response(&mut self, tunnel: Key, key: Key, status: u16) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         if status == 200 {
-            flow.unconfirmed = None;
+            // On a stream that was opened anew, some of what is to be said again may still wait for a window.
+            match &mut flow.unconfirmed {
+                Some(unconfirmed) if unconfirmed.is_due(flow.read_done) => unconfirmed.is_accepted = true,
+                unconfirmed => *unconfirmed = None,
+            }
             self.opened(key);
             return self.queue_flow(key);
         }
@@ -54,9 +58,12 @@ impl Worker {
         if code == ErrorCode::REFUSED_STREAM
             && let Some(unconfirmed) = &mut flow.unconfirmed
             && unconfirmed.refusals < MAX_REFUSALS
+            && !unconfirmed.is_accepted
         {
             unconfirmed.refusals += 1;
             flow.is_queued = false;
+            // It may wait for the window of the next tunnel as well.
+            flow.is_blocked = false;
             self.release_stream(tunnel);
             return self.rejoin(key, tunnel);
         }
@@ -102,7 +109,7 @@ impl Worker {
     pub(super) fn give_up_unanswered(&mut self) {
         let now = self.now;
         let is_late = |flow: &Flow| {
-            flow.unconfirmed.is_some()
+            flow.unconfirmed.as_ref().is_some_and(|unconfirmed| !unconfirmed.is_accepted)
                 && matches!(flow.link, Link::Stream { .. })
                 && flow.record.as_ref().is_some_and(|record| now.duration_since(record.started) >= ANSWER_TIMEOUT)
         };

@@ -83,6 +83,8 @@ pub(super) struct Unconfirmed {
     pub(super) end_sent: bool,
     /// How often a peer has refused the stream.
     pub(super) refusals: u32,
+    /// The peer accepted the present stream: what is left to be said again goes out, and then nothing need be kept.
+    pub(super) is_accepted: bool,
 }
 
 impl Unconfirmed {

@@ -227,6 +227,9 @@ fn fill(
             unconfirmed.sent += len;
             let is_last = flow.read_done && unconfirmed.sent == unconfirmed.bytes.len();
             unconfirmed.end_sent = is_last;
+            if unconfirmed.is_accepted && !unconfirmed.is_due(flow.read_done) {
+                flow.unconfirmed = None;
+            }
             let used = seal_data(sealer, http, stream, buffer, len, is_last)?;
             return Ok((used, if is_last { Filled::Ended } else { Filled::More }));
         }
