@@ -8,6 +8,8 @@ mod address;
 mod agent;
 mod analyze;
 mod client;
+mod control_plane;
+mod controller;
 mod list;
 mod log;
 mod measure;
@@ -22,6 +24,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl};
+pub use control_plane::ControlPlanes;
+pub use controller::ControllerOptions;
 
 /// Weft: a service mesh without sidecars.
 #[derive(Debug, Parser)]
@@ -35,6 +39,8 @@ struct Cli {
 enum Command {
     /// Run the agent of this node
     Agent(Box<agent::AgentArgs>),
+    /// Run a controller: it tells agents what a folder says, and issues their certificates
+    Controller(Box<controller::ControllerArgs>),
     /// Say whether all is well on this node, and what to do if not
     Status(status::StatusArgs),
     /// List the pods of this node and how their enrolment stands
@@ -83,6 +89,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Agent(arguments) => agent::run(*arguments),
+        Command::Controller(arguments) => controller::run(*arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Pods(arguments) => list::run(&arguments, &list::PODS),
         Command::Workloads(arguments) => list::run(&arguments, &list::WORKLOADS),

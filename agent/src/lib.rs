@@ -13,4 +13,6 @@ pub mod telemetry;
 pub mod admin;
 pub mod view;
 pub mod command;
+pub mod joined;
 pub mod wire;
+pub mod controller;

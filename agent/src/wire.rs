@@ -13,15 +13,19 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use weft_control::discovery::{Discovery, DiscoveryOptions, NodeDescription};
 use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update};
 use weft_model::{MeshOptions, SnapshotCell, Store};
 use weft_runtime::{Shutdown, SystemClock, Tasks};
-use weft_transport::{CertificateAuthority, CertificateOptions, Certificates};
+use weft_transport::{
+    CertificateAuthority, CertificateOptions, CertificateSource, Certificates, ControlPlane, RemoteAuthority,
+};
 
 use crate::admin::{Admin, Listeners};
 use crate::capture::{Capture, CaptureOptions, LogLevel};
 use crate::command::AgentOptions;
 use crate::enrol::{Enrolment, EnrolmentOptions};
+use crate::joined;
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
 use crate::publish::{Learned, Publisher};
@@ -95,11 +99,12 @@ async fn run(
     // What takes long at the start goes on at once: reading the folder, opening the authority, loading the programs.
     // The source watches for as long as it lives.
     let (_source, updates) = FileSource::start(source_options(&options))?;
+    let updates = follow_control_plane(&options, updates, &tasks)?;
     let clock = Arc::new(SystemClock);
-    let opening = {
+    let opening = options.control_planes.authority.is_none().then(|| {
         let (directory, trust_domain, clock) = (options.ca_dir.clone(), options.trust_domain.clone(), clock.clone());
         tokio::task::spawn_blocking(move || CertificateAuthority::open(&directory, &trust_domain, clock))
-    };
+    });
 
     // Capture.
     let capture = Capture::start(CaptureOptions {
@@ -116,10 +121,18 @@ async fn run(
     tasks.spawn("probe-cgroup", until(tasks.shutdown(), follow_probe_cgroup(capture.clone())));
 
     // Identity.
-    let authority = opening
-        .await
-        .context("opening the certificate authority")?
-        .with_context(|| format!("the certificate authority in {}", options.ca_dir.display()))?;
+    let authority: Arc<dyn CertificateSource> = match (opening, &options.control_planes.authority) {
+        (Some(opening), _) => Arc::new(
+            opening
+                .await
+                .context("opening the certificate authority")?
+                .with_context(|| format!("the certificate authority in {}", options.ca_dir.display()))?,
+        ),
+        (None, remote) => {
+            let remote = remote.clone().context("there is no certificate authority")?;
+            Arc::new(RemoteAuthority::new(ControlPlane::new(remote)?, &options.cluster)?)
+        }
+    };
     let certificate_options = CertificateOptions {
         trust_domain: options.trust_domain.clone(),
         trust_domain_aliases: options.trust_domain_aliases.clone(),
@@ -128,7 +141,7 @@ async fn run(
         extra_roots: options.extra_roots.clone(),
         revocation_lists: options.revocation_lists.clone(),
     };
-    let certificates = Certificates::start(Arc::new(authority), certificate_options, clock, &tasks)?;
+    let certificates = Certificates::start(authority, certificate_options, clock, &tasks)?;
 
     // The data path.
     let store = Store::new(MeshOptions {
@@ -195,6 +208,32 @@ async fn run(
     proxy.stop();
     tasks.drain(TASKS_END).await;
     Ok(())
+}
+
+/// The updates of a control plane with the folder's pods, where one is configured; else the folder's.
+fn follow_control_plane(
+    options: &AgentOptions,
+    folder: mpsc::Receiver<Update>,
+    tasks: &Tasks,
+) -> anyhow::Result<mpsc::Receiver<Update>> {
+    let planes = &options.control_planes;
+    let Some(discovery) = &planes.discovery else {
+        return Ok(folder);
+    };
+    let node = NodeDescription {
+        address: planes.address,
+        pod: planes.pod.clone().unwrap_or_else(|| options.node.clone()),
+        namespace: planes.namespace.clone(),
+        node: options.node.clone(),
+        cluster: options.cluster.clone(),
+        network: options.network.clone(),
+    };
+    let control_plane = ControlPlane::new(discovery.clone())?;
+    // The data path holds no connection while an answer is awaited: everything is known beforehand.
+    let (_, discovered) = Discovery::start(DiscoveryOptions { control_plane, node, on_demand: false }, tasks);
+    let (joined, updates) = mpsc::channel(4);
+    tasks.spawn("configuration", until(tasks.shutdown(), joined::join(discovered, folder, joined)));
+    Ok(updates)
 }
 
 fn source_options(options: &AgentOptions) -> SourceOptions {
@@ -271,7 +310,7 @@ async fn follow_probe_cgroup(capture: Arc<Capture>) {
 }
 
 /// Every connection takes two descriptors or more: the agent takes what it may have.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {

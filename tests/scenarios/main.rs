@@ -13,6 +13,7 @@ mod stranger;
 mod address_reuse;
 mod capture;
 mod configuration;
+mod control_plane;
 mod ending;
 mod enrolment;
 mod fail_closed;

@@ -11,6 +11,8 @@ use weft_tests::{Pod, PodSpec, pattern};
 use crate::client::{Conversation, assert_answered};
 use crate::pair::{NAMESPACE, Pair, Setup, serve};
 
+mod nghttp2;
+
 #[test]
 fn nothing_but_tls_passes_between_the_nodes() -> Result<()> {
     let pair = Pair::start()?;

@@ -58,5 +58,7 @@ pub use cgroup::Cgroup;
 
 mod ip;
 
+pub mod cluster;
+
 mod sweep;
 pub use sweep::{remove_kept_worlds, remove_worlds_of_this_process, stale_leftovers, sweep_on_interrupt};

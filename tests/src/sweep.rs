@@ -12,7 +12,7 @@ use std::{fs, io, mem, process, ptr, thread};
 
 use anyhow::{Result, ensure};
 
-use crate::{cgroup, netns};
+use crate::{cgroup, cluster, netns};
 
 /// Where agents pin their eBPF links and maps, a folder for each node.
 pub(crate) const PINS: &str = "/sys/fs/bpf/weft";
@@ -52,12 +52,13 @@ pub(crate) fn remove_world(world: &str) {
     let _ = fs::remove_dir_all(world_folder(world));
 }
 
-/// Removes every world of this process, whoever holds it: for a process that is about to exit by a signal.
+/// Removes every world and every cluster of this process, whoever holds it: for a process that is about to exit by a signal.
 pub fn remove_worlds_of_this_process() {
     let own = format!("{PREFIX}{}-", process::id());
     for world in worlds().into_iter().filter(|world| world.starts_with(&own)) {
         remove_world(&world);
     }
+    cluster::remove_clusters_of_this_process();
 }
 
 /// Removes, once in the life of this process, the worlds of processes that are gone.

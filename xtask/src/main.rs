@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod demo;
 mod lint;
 mod progress;
@@ -39,6 +40,8 @@ enum Command {
     /// Compare Weft with a plain relay and with no mesh at all
     #[command(disable_help_flag = true)]
     Bench(bench::Options),
+    /// Start, use and remove a real Kubernetes of several nodes on this machine
+    Cluster(cluster::Options),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
             Command::Test(options) => test::run(&options),
             Command::Demo(options) => demo::run(&options),
             Command::Bench(options) => bench::run(&options),
+            Command::Cluster(options) => cluster::run(&options),
         }
     };
     match run() {

@@ -29,7 +29,7 @@ pub(crate) struct Options {
 /// `cargo xtask test`
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    setup::for_worlds()?;
+    setup::for_tests()?;
     let agent = build::agent()?;
     let mut totals = Totals::default();
     if options.filter.is_none() {

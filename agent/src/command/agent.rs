@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::address::{ListenAddress, loopback};
+use super::control_plane::{ControlPlaneArgs, ControlPlanes};
 use crate::admin::{AdminOptions, socket_path};
 use crate::capture::CongestionControl;
 use crate::enrol::OlderConnections;
@@ -139,6 +140,9 @@ pub(super) struct AgentArgs {
     /// How long connections may go on after SIGTERM. Capture stays in force after that: nothing goes out in clear
     #[arg(long, env = "WEFT_DRAIN_DEADLINE", value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     drain_deadline: Duration,
+
+    #[command(flatten)]
+    control_plane: ControlPlaneArgs,
 }
 
 /// Whether access records are written, and how.
@@ -248,6 +252,8 @@ pub struct AgentOptions {
     pub cgroup_root: Option<PathBuf>,
     /// How long connections may go on after SIGTERM.
     pub drain_deadline: Duration,
+    /// Control planes that are followed in place of the folder and the embedded authority.
+    pub control_planes: ControlPlanes,
 }
 
 impl AgentOptions {
@@ -300,6 +306,7 @@ impl AgentArgs {
         if self.certificate_lifetime < Duration::from_secs(60) {
             mistakes.push("--certificate-lifetime: at least 1m".to_owned());
         }
+        let control_planes = self.control_plane.into_options(&mut mistakes);
         let node = match self.node.map_or_else(host_name, Ok) {
             Ok(node) => node,
             Err(mistake) => {
@@ -336,6 +343,7 @@ impl AgentArgs {
             bpf_dir: self.bpf_dir,
             cgroup_root: self.cgroup_root,
             drain_deadline: self.drain_deadline,
+            control_planes,
         })
     }
 }
@@ -388,7 +396,7 @@ pub(super) fn cluster_domain(text: &str) -> Result<String, String> {
     node_name(text.trim_end_matches('.'))
 }
 
-fn cluster_name(text: &str) -> Result<String, String> {
+pub(super) fn cluster_name(text: &str) -> Result<String, String> {
     match text {
         "" => Err("must not be empty".to_owned()),
         _ if text.contains('/') || text.contains(char::is_whitespace) || text.contains(char::is_control) => {

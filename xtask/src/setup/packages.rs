@@ -44,6 +44,30 @@ pub(crate) const WORLD: &[Package] = &[
     Package { name: "python3", sign: Sign::Program("python3"), purpose: "another real server" },
 ];
 
+/// For the tests, beyond [`WORLD`].
+pub(crate) const TESTS: &[Package] =
+    &[Package { name: "nodejs", sign: Sign::Program("node"), purpose: "its HTTP/2 is libnghttp2's, a foreign peer" }];
+
+/// For the nodes of a Kubernetes.
+pub(crate) const CLUSTER: &[Package] = &[
+    Package { name: "containerd", sign: Sign::Program("containerd"), purpose: "runs the containers of a Kubernetes" },
+    Package { name: "runc", sign: Sign::Program("runc"), purpose: "runs the containers of a Kubernetes" },
+    Package {
+        name: "containernetworking-plugins",
+        sign: Sign::File("/usr/lib/cni/ptp"),
+        purpose: "connects the pods of a Kubernetes",
+    },
+    Package { name: "conntrack", sign: Sign::Program("conntrack"), purpose: "kube-proxy ends stale flows with it" },
+    Package { name: "nftables", sign: Sign::Program("nft"), purpose: "kube-proxy's services are rules of nftables" },
+];
+
+/// For building Kubernetes, CoreDNS and Helm.
+pub(crate) const GO: &[Package] = &[Package {
+    name: "golang-go",
+    sign: Sign::Program("go"),
+    purpose: "Kubernetes, CoreDNS and Helm are written in Go",
+}];
+
 /// Installs those that are missing.
 ///
 /// # Errors

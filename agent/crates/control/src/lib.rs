@@ -4,7 +4,10 @@
 //! watching it; [`analyze()`] looks for mistakes in one. Whatever the source, the same translator turns objects into
 //! changes of the model: it evaluates selectors, defaults and precedence, so that the model needs to know none of them.
 //!
-//! This crate knows nothing of sockets, certificates or capture.
+//! A mesh of many nodes has a control plane: [`serve`] tells agents what one source says, and issues their
+//! certificates; [`discovery`] is the source that follows one. Both speak Istio's protocols.
+//!
+//! This crate knows nothing of tunnels, capture or the pods' sockets.
 #![forbid(unsafe_code)]
 
 mod source;
@@ -13,6 +16,9 @@ mod object;
 mod translate;
 mod analyze;
 mod problem;
+mod istio;
+pub mod serve;
+pub mod discovery;
 
 pub use analyze::{Report, analyze};
 pub use manifest::{Format, check_manifest};

@@ -9,6 +9,7 @@ mod document;
 mod json;
 mod place;
 pub(crate) mod text;
+mod tree;
 mod yaml;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! The embedded certificate authority, for hosts without any other.
 
 mod root;
+mod serving;
 
 #[cfg(test)]
 mod tests;
@@ -13,12 +14,13 @@ use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair,
     KeyUsagePurpose, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use weft_model::Identity;
 use weft_runtime::Clock;
 
 pub use self::root::AuthorityError;
 use self::root::Root;
+pub use self::serving::ServingCertificate;
 use crate::bundle::TrustBundle;
 use crate::source::{CertificateSource, Issued, Issuing, SigningRequest, SourceError};
 use crate::tls;
@@ -86,26 +88,40 @@ impl CertificateAuthority {
 
     fn sign(&self, request: &SigningRequest) -> Result<Issued, SourceError> {
         let identity = &request.identity;
+        let asked = read_request(&request.request)?;
+        if asked.params.subject_alt_names != [uri(identity)?] {
+            return Err(SourceError::Refused(format!("the signing request is not for {identity} alone")));
+        }
+        self.issue_to(identity, &asked, request.lifetime)
+    }
+
+    /// Issues a certificate of `identity` to the key in `request`, valid for at most `lifetime`. Whatever else the
+    /// request asks for is not looked at: the caller has decided who it is that asks.
+    ///
+    /// # Errors
+    /// When the request is not signed with its own key, or the identity is of another trust domain.
+    pub fn certify(
+        &self,
+        identity: &Identity,
+        request: &CertificateSigningRequestDer<'_>,
+        lifetime: Duration,
+    ) -> Result<Issued, SourceError> {
+        self.issue_to(identity, &read_request(request)?, lifetime)
+    }
+
+    fn issue_to(
+        &self,
+        identity: &Identity,
+        asked: &CertificateSigningRequestParams,
+        lifetime: Duration,
+    ) -> Result<Issued, SourceError> {
         if identity.trust_domain() != self.trust_domain {
             return Err(SourceError::Refused(format!(
                 "{identity} is not of the trust domain {}, which this authority certifies",
                 self.trust_domain
             )));
         }
-        // Reading it verifies the signature: whoever asks has the private key (RFC 2986, 3).
-        let asked = CertificateSigningRequestParams::from_der(&request.request)
-            .map_err(|error| SourceError::Refused(format!("the signing request is not usable: {error}")))?;
-        if asked.params.subject_alt_names != [uri(identity)?] {
-            return Err(SourceError::Refused(format!("the signing request is not for {identity} alone")));
-        }
-        let now = self.clock.now();
-        let not_after = (now + request.lifetime).min(self.not_after);
-        if not_after <= now {
-            return Err(SourceError::Failed(format!(
-                "the authority's own certificate in {} has expired: replace it",
-                self.directory.display()
-            )));
-        }
+        let (now, not_after) = self.validity(lifetime)?;
         // Of the request only the key is taken: what a certificate may say is decided here.
         let mut params = workload_params(identity)?;
         params.not_before = (now - BACK_DATED).into();
@@ -120,6 +136,19 @@ impl CertificateAuthority {
         let mut chain = vec![certificate.der().clone()];
         chain.extend_from_slice(&self.intermediates);
         Ok(Issued { chain, roots: self.roots.clone() })
+    }
+
+    /// Now, and when what is issued now may end at the latest.
+    fn validity(&self, lifetime: Duration) -> Result<(SystemTime, SystemTime), SourceError> {
+        let now = self.clock.now();
+        let not_after = (now + lifetime).min(self.not_after);
+        if not_after <= now {
+            return Err(SourceError::Failed(format!(
+                "the authority's own certificate in {} has expired: replace it",
+                self.directory.display()
+            )));
+        }
+        Ok((now, not_after))
     }
 }
 
@@ -141,6 +170,12 @@ pub(crate) fn workload_params(identity: &Identity) -> Result<CertificateParams, 
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![uri(identity)?];
     Ok(params)
+}
+
+/// Reading it verifies the signature: whoever asks has the private key (RFC 2986, 3).
+fn read_request(request: &CertificateSigningRequestDer<'_>) -> Result<CertificateSigningRequestParams, SourceError> {
+    CertificateSigningRequestParams::from_der(request)
+        .map_err(|error| SourceError::Refused(format!("the signing request is not usable: {error}")))
 }
 
 fn uri(identity: &Identity) -> Result<SanType, SourceError> {

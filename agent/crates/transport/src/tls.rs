@@ -23,6 +23,7 @@ pub use error::{CertificateFault, OwnCertificateError, TlsError};
 pub use handshake::{Handshake, Progress, Session};
 pub use identity::TlsIdentity;
 pub use open::{Content, Opened, Opener};
+pub use provider::provider;
 pub use seal::Sealer;
 pub(crate) use verify::verify_chain;
 

@@ -6,7 +6,8 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::document::{Document, Place, ReadError, read_tree};
+use super::document::{Document, Place, ReadError};
+use super::tree::read_tree;
 use super::{Entry, Part, Reader, Reading, Scrutiny};
 use crate::object::{
     AuthorizationPolicy, EndpointSlice, Interner, Kind, Namespace, Node, Object, ObjectId, PeerAuthentication,
@@ -298,7 +299,7 @@ fn scrutinize(tree: &Value, notes: &mut Notes) {
 /// What is in force in place of a policy that cannot be read: it may have been about anything that it could select.
 fn substitute(id: &ObjectId, tree: &Value, interner: &mut Interner) -> Option<Object> {
     let selector = tree.get("spec").and_then(|spec| spec.get("selector"));
-    let selector = selector.and_then(|selector| Deserialize::deserialize(selector).ok());
+    let selector = selector.and_then(|selector| read_tree(selector, &mut |_| {}).ok());
     match id.kind {
         Kind::AuthorizationPolicy => {
             Some(Object::AuthorizationPolicy(AuthorizationPolicy::refuse_all(id, selector.as_ref(), interner)))

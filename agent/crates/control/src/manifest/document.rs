@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde_ignored::Path as IgnoredPath;
 use serde_json::Value;
 
 use super::place::line_of;
+use super::tree::read_tree;
 use super::yaml;
 use crate::object::PodView;
 
@@ -45,7 +44,7 @@ impl<'a> Document<'a> {
         match self {
             Self::Json(text) => serde_json::from_str(text).ok(),
             Self::Yaml(text) => serde_saphyr::from_str_with_options(text, yaml::strict_options()).ok(),
-            Self::Item(tree, ..) => Deserialize::deserialize(tree).ok(),
+            Self::Item(tree, ..) => read_tree(tree, &mut |_| {}).ok(),
         }
     }
 
@@ -92,27 +91,6 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Reads a tree as a `T`, and names the fields that a `T` does not have.
-///
-/// All but the many are read by way of a tree: the large types of Kubernetes are then compiled for one deserializer.
-pub(super) fn read_tree<'v, T: Deserialize<'v>>(
-    tree: &'v Value,
-    unknown: &mut dyn FnMut(String),
-) -> Result<T, ReadError> {
-    let mut ignored = |path: IgnoredPath<'_>| unknown(field_path(&path));
-    let mut ignored: &mut dyn FnMut(IgnoredPath<'_>) = &mut ignored;
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_ignored::Deserializer::new(tree, &mut ignored);
-    T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track)).map_err(|error| {
-        let path = track.path().to_string();
-        ReadError {
-            message: error.to_string(),
-            // A path of "." is the object itself.
-            place: if path == "." { Place::Unknown } else { Place::Field(path) },
-        }
-    })
-}
-
 impl ReadError {
     pub fn json(error: &serde_json::Error) -> Self {
         let whole = error.to_string();
@@ -136,19 +114,4 @@ impl ReadError {
 fn place(line: u64) -> Place {
     let line = u32::try_from(line).ok().and_then(|line| line.checked_sub(1));
     line.map_or(Place::Unknown, Place::Line)
-}
-
-/// A path in the form `spec.rules[0].from[1]`.
-fn field_path(path: &IgnoredPath<'_>) -> String {
-    match path {
-        IgnoredPath::Root => String::new(),
-        IgnoredPath::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
-        IgnoredPath::Map { parent, key } => match field_path(parent) {
-            parent if parent.is_empty() => key.clone(),
-            parent => format!("{parent}.{key}"),
-        },
-        IgnoredPath::Some { parent }
-        | IgnoredPath::NewtypeStruct { parent }
-        | IgnoredPath::NewtypeVariant { parent } => field_path(parent),
-    }
 }

@@ -16,7 +16,7 @@ async fn client(
     pipe: usize,
     config: Config,
     builder: client::Builder,
-) -> (client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>, tokio::task::JoinHandle<Echo>) {
+) -> (client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>, tokio::task::JoinHandle<Served>) {
     let (near, far) = tokio::io::duplex(pipe);
     let server = tokio::spawn(serve(far, config));
     let (requests, connection) = builder.handshake(near).await.expect("a handshake");
@@ -149,7 +149,8 @@ async fn learns_of_resets() {
     echo(&mut requests, 10).await;
     drop(requests);
     connection.await.expect("no panic").expect("no error");
-    let echo = server.await.expect("no panic");
+    let Served { echo, error, .. } = server.await.expect("no panic");
+    assert_eq!(error, None);
     assert_eq!((echo.connection.active_streams(), echo.connection.unreleased()), (0, 0));
 }
 
@@ -208,5 +209,5 @@ async fn lets_streams_finish_while_it_drains() {
     send_all(&mut outgoing, content(100_000).into(), true).await;
     assert!(receive_all(&mut incoming).await == content(100_000));
     connection.await.expect("no panic").expect("a graceful end");
-    assert_eq!(server.await.expect("no panic").connection.active_streams(), 0);
+    assert_eq!(server.await.expect("no panic").echo.connection.active_streams(), 0);
 }

@@ -18,7 +18,8 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
-pub(super) fn provider() -> Arc<CryptoProvider> {
+/// The cryptography of every connection that is made or accepted.
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 

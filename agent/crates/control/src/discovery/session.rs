@@ -1,0 +1,305 @@
+//! What was heard of a control plane, across its streams. Without I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use weft_model::Change;
+use weft_proto::discovery::{DeltaDiscoveryResponse, Resource, Status};
+
+use super::wants::{Named, Wanted};
+use crate::istio::{self, ADDRESS, AUTHORIZATION};
+use crate::problem::{Problem, Severity};
+use crate::serve::PART;
+use crate::source::Update;
+use crate::translate::ObjectCounts;
+
+/// Code of a refusal: the argument is not valid (google.rpc.Code).
+const INVALID_ARGUMENT: i32 = 3;
+/// Mistakes that one refusal names.
+const MAX_REASONS: usize = 10;
+/// Problems that one update names.
+const MAX_PROBLEMS: usize = 50;
+
+/// Everything that was heard, and what of it has not been handed over yet.
+#[derive(Debug)]
+pub(crate) struct Session {
+    network: Arc<str>,
+    on_demand: bool,
+    addresses: Known,
+    policies: Known,
+    wanted: HashMap<Arc<str>, Wanted>,
+    /// Wanted, and not answered yet.
+    pending: HashSet<Arc<str>>,
+    /// Wanted since before the stream began: answered by the first whole response.
+    asked_first: HashSet<Arc<str>>,
+    changes: Vec<Change>,
+    answered: Vec<Wanted>,
+    problems: BTreeMap<Arc<str>, Vec<Problem>>,
+    has_new_problems: bool,
+    has_told: bool,
+}
+
+/// The resources of one type.
+#[derive(Debug, Default)]
+struct Known {
+    resources: HashMap<Arc<str>, Held>,
+    /// A whole response has come.
+    is_synced: bool,
+}
+
+/// One resource.
+#[derive(Debug)]
+struct Held {
+    version: Box<str>,
+    kind: Kind,
+    /// On demand: other names that it was asked for by.
+    aliases: Box<[Box<str>]>,
+    /// On demand: services that it is an endpoint of.
+    services: Box<[Arc<str>]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Workload,
+    Service,
+    Policy,
+}
+
+impl Kind {
+    fn removal(self, name: &Arc<str>) -> Change {
+        let name = Arc::clone(name);
+        match self {
+            Self::Workload => Change::RemoveWorkload(name),
+            Self::Service => Change::RemoveService(name),
+            Self::Policy => Change::RemovePolicy(name),
+        }
+    }
+}
+
+impl Session {
+    pub fn new(network: &str, on_demand: bool) -> Self {
+        Self {
+            network: network.into(),
+            on_demand,
+            addresses: Known::default(),
+            policies: Known::default(),
+            wanted: HashMap::new(),
+            pending: HashSet::new(),
+            asked_first: HashSet::new(),
+            changes: Vec::new(),
+            answered: Vec::new(),
+            problems: BTreeMap::new(),
+            has_new_problems: false,
+            has_told: false,
+        }
+    }
+
+    pub fn is_synced(&self) -> bool {
+        self.addresses.is_synced && self.policies.is_synced
+    }
+
+    /// What is there of a type, for the first request of a stream.
+    pub fn versions(&self, type_url: &str) -> BTreeMap<String, String> {
+        let known = if type_url == ADDRESS { &self.addresses } else { &self.policies };
+        known.resources.iter().map(|(name, held)| (name.to_string(), held.version.to_string())).collect()
+    }
+
+    /// A stream begins that asks for these first. Returns their names.
+    pub fn begin(&mut self, all: Named) -> Vec<String> {
+        let names = self.want(all);
+        self.asked_first = self.pending.clone();
+        names
+    }
+
+    /// Notes what is wanted from now on. Returns the names to ask for.
+    pub fn want(&mut self, new: Named) -> Vec<String> {
+        let mut names = Vec::with_capacity(new.len());
+        for (name, wanted) in new {
+            if !self.on_demand {
+                // It comes with everything else, or is not there.
+                self.answered.push(wanted);
+                continue;
+            }
+            names.push(name.to_string());
+            if self.wanted.insert(Arc::clone(&name), wanted).is_none() {
+                self.pending.insert(name);
+            }
+        }
+        names
+    }
+
+    /// Forgets what nothing leads to without these. Returns the names to ask for no more.
+    pub fn release(&mut self, gone: &[Arc<str>]) -> Vec<String> {
+        if gone.is_empty() || !self.on_demand {
+            return Vec::new();
+        }
+        for name in gone {
+            self.wanted.remove(name);
+            self.pending.remove(name);
+        }
+        let is_named = |name: &str, held: Option<&Held>| {
+            self.wanted.contains_key(name)
+                || held.is_some_and(|held| held.aliases.iter().any(|alias| self.wanted.contains_key(&**alias)))
+        };
+        let resources = &self.addresses.resources;
+        let is_unwanted = |(name, held): &(&Arc<str>, &Held)| {
+            let leads = |service: &Arc<str>| is_named(service, resources.get(service));
+            !is_named(name, Some(held)) && !held.services.iter().any(leads)
+        };
+        let dropped: Vec<Arc<str>> = resources.iter().filter(is_unwanted).map(|(name, _)| Arc::clone(name)).collect();
+        for name in &dropped {
+            self.remove(ADDRESS, name);
+        }
+        // A server of another kind goes on with what it sent for a name; ours does not need to be told.
+        let names: BTreeSet<&Arc<str>> = gone.iter().chain(&dropped).collect();
+        names.into_iter().map(|name| name.to_string()).collect()
+    }
+
+    /// Takes in what a response says; returns why some of it was refused, if it was. What was refused stays as it was.
+    pub fn take(&mut self, response: DeltaDiscoveryResponse) -> Option<Status> {
+        let DeltaDiscoveryResponse { system_version_info, resources, type_url, removed_resources, .. } = response;
+        if type_url != ADDRESS && type_url != AUTHORIZATION {
+            return Some(refusal(vec![format!("the type {type_url:.200} was not asked for")]));
+        }
+        let mut reasons = Vec::new();
+        // Removals first: what is new may take over addresses.
+        for name in removed_resources {
+            self.answer(&type_url, &name);
+            self.remove(&type_url, &name);
+        }
+        self.changes.reserve(resources.len());
+        for resource in resources {
+            if let Err(reason) = self.put(&type_url, resource) {
+                reasons.push(reason);
+            }
+        }
+        if !system_version_info.ends_with(PART) {
+            self.known(&type_url).is_synced = true;
+            if type_url == ADDRESS {
+                for name in std::mem::take(&mut self.asked_first) {
+                    self.answer(ADDRESS, &name);
+                }
+            }
+        }
+        (!reasons.is_empty()).then(|| refusal(reasons))
+    }
+
+    /// What has not been handed over yet, once policies and addresses are both there.
+    pub fn update(&mut self) -> Option<Update> {
+        let has_news = !self.has_told || !self.changes.is_empty() || self.has_new_problems;
+        if !self.is_synced() || !has_news {
+            return None;
+        }
+        (self.has_told, self.has_new_problems) = (true, false);
+        let count = |kind| self.addresses.resources.values().filter(|held| held.kind == kind).count();
+        Some(Update {
+            changes: std::mem::take(&mut self.changes),
+            local_pods: Vec::new(),
+            problems: self.problems.values().flatten().take(MAX_PROBLEMS).cloned().collect(),
+            objects: ObjectCounts {
+                pods: count(Kind::Workload),
+                services: count(Kind::Service),
+                authorization_policies: self.policies.resources.len(),
+                ..ObjectCounts::default()
+            },
+        })
+    }
+
+    /// What was wanted, and has been answered by what was handed over.
+    pub fn answered(&mut self) -> Vec<Wanted> {
+        if self.is_synced() { std::mem::take(&mut self.answered) } else { Vec::new() }
+    }
+
+    fn known(&mut self, type_url: &str) -> &mut Known {
+        if type_url == ADDRESS { &mut self.addresses } else { &mut self.policies }
+    }
+
+    fn answer(&mut self, type_url: &str, name: &str) {
+        if type_url == ADDRESS && self.pending.remove(name) {
+            self.answered.extend(self.wanted.get(name).cloned());
+        }
+    }
+
+    fn remove(&mut self, type_url: &str, name: &str) {
+        self.settle(name);
+        if let Some((name, held)) = self.known(type_url).resources.remove_entry(name) {
+            self.changes.push(held.kind.removal(&name));
+        }
+    }
+
+    /// Nothing is wrong with a resource (any more).
+    fn settle(&mut self, name: &str) {
+        self.has_new_problems |= self.problems.remove(name).is_some();
+    }
+
+    fn put(&mut self, type_url: &str, resource: Resource) -> Result<(), String> {
+        let Resource { version, resource: content, name, aliases } = resource;
+        for alias in aliases.iter().chain([&name]) {
+            self.answer(type_url, alias);
+        }
+        let bytes = content.as_ref().map_or(&[][..], |content| &content.value);
+        let decoded = match istio::decode(type_url, &name, bytes, &self.network) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                let reason = error.to_string();
+                let field = format!("{}: {}", error.resource, error.field);
+                let suggestion = "the control plane sent it: is it of a version that this agent can follow?";
+                self.report(&name, vec![problem(Severity::Error, field, error.reason, suggestion)]);
+                return Err(reason);
+            }
+        };
+        let ignored = decoded.ignored.iter().map(|field| {
+            let message = "asks for something that this agent does not do; the rest is in force".to_owned();
+            problem(Severity::Warning, format!("{name}: {field}"), message, "do not rely on it")
+        });
+        let ignored: Vec<Problem> = ignored.collect();
+        if ignored.is_empty() {
+            self.settle(&name)
+        } else {
+            self.report(&name, ignored)
+        }
+        let (name, kind, services) = match &decoded.change {
+            Change::PutWorkload(workload) => {
+                let services = workload.services.iter().map(|membership| Arc::clone(&membership.service));
+                let services = if self.on_demand { services.collect() } else { Box::default() };
+                (Arc::clone(&workload.uid), Kind::Workload, services)
+            }
+            Change::PutService(service) => (Arc::clone(&service.key), Kind::Service, Box::default()),
+            Change::PutPolicy(policy) => (Arc::clone(&policy.key), Kind::Policy, Box::default()),
+            Change::RemoveWorkload(_) | Change::RemoveService(_) | Change::RemovePolicy(_) => {
+                return Err(format!("{name}: is a removal"));
+            }
+        };
+        let aliases = match self.on_demand && kind != Kind::Policy {
+            true => aliases.into_iter().map(String::into_boxed_str).collect(),
+            false => Box::default(),
+        };
+        let held = Held { version: version.into(), kind, aliases, services };
+        let before = self.known(type_url).resources.insert(Arc::clone(&name), held);
+        if let Some(before) = before.filter(|before| before.kind != kind) {
+            self.changes.push(before.kind.removal(&name));
+        }
+        self.changes.push(decoded.change);
+        Ok(())
+    }
+
+    fn report(&mut self, name: &str, problems: Vec<Problem>) {
+        let before = self.problems.insert(name.into(), problems);
+        self.has_new_problems |= before.as_ref() != self.problems.get(name);
+    }
+}
+
+fn refusal(mut reasons: Vec<String>) -> Status {
+    let more = reasons.len().saturating_sub(MAX_REASONS);
+    reasons.truncate(MAX_REASONS);
+    if more > 0 {
+        reasons.push(format!("and {more} more"));
+    }
+    Status { code: INVALID_ARGUMENT, message: reasons.join("; ") }
+}
+
+fn problem(severity: Severity, field: String, message: String, suggestion: &str) -> Problem {
+    let suggestion = Some(suggestion.to_owned());
+    Problem { severity, file: None, line: None, object: None, field: Some(field), message, suggestion }
+}

@@ -1,0 +1,129 @@
+//! `weft controller`: its flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::address::ListenAddress;
+use super::agent;
+use crate::telemetry::{LineFormat, LogFilter};
+
+#[derive(Debug, Args)]
+pub(super) struct ControllerArgs {
+    /// Folder of Kubernetes manifests (YAML or JSON) that the mesh is described by. A change takes effect at once
+    #[arg(long, env = "WEFT_CONFIG", value_name = "DIR", default_value = "/etc/weft")]
+    config: PathBuf,
+
+    /// Where agents are served: an address with a port, or a port alone for every address
+    #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS", default_value = "15012")]
+    listen: ListenAddress,
+
+    /// Names and addresses by which agents dial the controller, separated by commas: its own certificate is for these
+    #[arg(long, env = "WEFT_NAMES", value_name = "NAMES", value_delimiter = ',', default_value = "localhost")]
+    names: Vec<String>,
+
+    /// Folder of the certificate authority. Its root is made on first start: give agents its ca-cert.pem as --root
+    #[arg(long, env = "WEFT_CA_DIR", value_name = "DIR", default_value = "/var/lib/weft/ca")]
+    ca_dir: PathBuf,
+
+    /// File of the agents' tokens: on each line the name of a node and the SHA-256 of its token, without a line break, in
+    /// hexadecimal. Read again when it changes
+    #[arg(long, env = "WEFT_TOKENS", value_name = "FILE")]
+    tokens: PathBuf,
+
+    /// Trust domain of the mesh: the first part of every identity
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "NAME", default_value = agent::CLUSTER_LOCAL, value_parser = agent::trust_domain)]
+    trust_domain: String,
+
+    /// The longest that agents' certificates are valid
+    #[arg(long, env = "WEFT_CERTIFICATE_LIFETIME", value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    certificate_lifetime: Duration,
+
+    /// Name of this cluster in workload names
+    #[arg(long, env = "WEFT_CLUSTER", value_name = "NAME", default_value = "Kubernetes", value_parser = agent::cluster_name)]
+    cluster: String,
+
+    /// Network of the pods. Empty for the only one
+    #[arg(long, env = "WEFT_NETWORK", value_name = "NAME", default_value = "")]
+    network: String,
+
+    /// Namespace whose policies hold for the whole mesh
+    #[arg(long, env = "WEFT_ROOT_NAMESPACE", value_name = "NAME", default_value = agent::ROOT_NAMESPACE, value_parser = agent::namespace)]
+    root_namespace: String,
+
+    /// Domain of the services' host names
+    #[arg(long, env = "WEFT_CLUSTER_DOMAIN", value_name = "NAME", default_value = agent::CLUSTER_LOCAL, value_parser = agent::cluster_domain)]
+    cluster_domain: String,
+
+    /// What is logged, on standard error: off, error, warn, info, debug, trace, or module=level, separated by commas.
+    /// Grants and refusals of certificates are records of the module `audit`
+    #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
+    log: LogFilter,
+
+    /// Form of the log
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LineFormat,
+}
+
+/// What a controller is started with: the flags of `weft controller`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerOptions {
+    /// Folder of manifests.
+    pub config: PathBuf,
+    /// Where agents are served.
+    pub listen: SocketAddr,
+    /// Names and addresses by which agents dial it.
+    pub names: Vec<String>,
+    /// Folder of the certificate authority.
+    pub ca_dir: PathBuf,
+    /// File of the agents' tokens.
+    pub tokens: PathBuf,
+    /// Trust domain of the mesh.
+    pub trust_domain: String,
+    /// The longest that agents' certificates are valid.
+    pub certificate_lifetime: Duration,
+    /// Name of this cluster.
+    pub cluster: String,
+    /// Network of the pods; empty for the only one.
+    pub network: String,
+    /// Namespace whose policies hold for the whole mesh.
+    pub root_namespace: String,
+    /// Domain of the services' host names.
+    pub cluster_domain: String,
+    /// What is logged.
+    pub log: LogFilter,
+    /// Form of the log.
+    pub log_format: LineFormat,
+}
+
+pub(super) fn run(arguments: ControllerArgs) -> anyhow::Result<ExitCode> {
+    crate::controller::run_controller(arguments.into_options()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ControllerArgs {
+    fn into_options(self) -> anyhow::Result<ControllerOptions> {
+        let Some(listen) = self.listen.address() else {
+            anyhow::bail!("--listen: a controller that listens nowhere serves nobody");
+        };
+        anyhow::ensure!(self.certificate_lifetime >= Duration::from_secs(60), "--certificate-lifetime: at least 1m");
+        Ok(ControllerOptions {
+            config: self.config,
+            listen,
+            names: self.names,
+            ca_dir: self.ca_dir,
+            tokens: self.tokens,
+            trust_domain: self.trust_domain,
+            certificate_lifetime: self.certificate_lifetime,
+            cluster: self.cluster,
+            network: self.network,
+            root_namespace: self.root_namespace,
+            cluster_domain: self.cluster_domain,
+            log: self.log,
+            log_format: self.log_format,
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! The controller, put together: one folder of manifests, told to any number of agents, and their certificates.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use weft_control::serve::{Certifier, Grants, Limits, Server, ServerParts, ServerTls, TokenFile, World};
+use weft_control::{FileSource, SourceOptions, TranslationOptions, Update};
+use weft_runtime::{Clock, Shutdown, SystemClock, Tasks};
+use weft_transport::CertificateAuthority;
+
+use crate::command::ControllerOptions;
+use crate::telemetry::{Logging, Metrics};
+
+/// How long streams may take to end.
+const TASKS_END: Duration = Duration::from_secs(8);
+
+/// Runs the controller until it is told to end (SIGTERM, SIGINT).
+///
+/// # Errors
+/// When it cannot be started: the folder, the authority or the tokens cannot be read, the address is taken.
+pub fn run_controller(options: ControllerOptions) -> anyhow::Result<()> {
+    let metrics = Metrics::new();
+    let _logging = Logging::start(&options.log, options.log_format, io::stderr(), metrics.agent.log.clone())?;
+    crate::wire::raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("weft-control")
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: ControllerOptions) -> anyhow::Result<()> {
+    // Signals are watched first: a controller that is told to end while it starts does so in order.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let tasks = Tasks::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+
+    // What there is to tell.
+    let translation = TranslationOptions {
+        cluster: options.cluster.clone(),
+        network: options.network.clone(),
+        trust_domain: options.trust_domain.clone(),
+        cluster_domain: options.cluster_domain.clone(),
+        root_namespace: options.root_namespace.clone(),
+        ..TranslationOptions::default()
+    };
+    let (_source, updates) = FileSource::start(SourceOptions::new(&options.config, translation))?;
+    let world = World::new(&options.network);
+    let (reported, news) = mpsc::channel(1);
+    tasks.spawn("problems", report(updates, reported, tasks.shutdown()));
+    tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
+
+    // Who may hear it, and who is given which certificates.
+    let tokens = TokenFile::open(&options.tokens)?;
+    let opening = {
+        let (directory, trust_domain, clock) = (options.ca_dir.clone(), options.trust_domain, Arc::clone(&clock));
+        tokio::task::spawn_blocking(move || CertificateAuthority::open(&directory, &trust_domain, clock))
+    };
+    let authority = opening
+        .await
+        .context("opening the certificate authority")?
+        .with_context(|| format!("the certificate authority in {}", options.ca_dir.display()))?;
+    let authority = Arc::new(authority);
+    let grants = Arc::clone(&world) as Arc<dyn Grants>;
+    let parts = ServerParts {
+        world,
+        authenticator: Arc::new(tokens),
+        certifier: Some(Certifier::new(Arc::clone(&authority), grants, options.certificate_lifetime)),
+        tls: ServerTls::start(authority, options.names, clock, &tasks)?,
+        limits: Limits::default(),
+    };
+    let server = Server::start(options.listen, parts, &tasks).await?;
+    tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "the controller runs");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(counts = ?server.counts(), "told to end: agents go on with what they know");
+    tasks.drain(TASKS_END).await;
+    Ok(())
+}
+
+/// Says what is wrong with the folder, each time that changes, and passes on what is right.
+async fn report(mut updates: mpsc::Receiver<Update>, reported: mpsc::Sender<Update>, mut shutdown: Shutdown) {
+    let mut said = Vec::new();
+    loop {
+        let update = tokio::select! {
+            biased;
+            () = shutdown.requested() => return,
+            update = updates.recv() => update,
+        };
+        let Some(update) = update else { return };
+        for problem in update.problems.iter().filter(|problem| !said.contains(*problem)) {
+            tracing::warn!("{problem}");
+        }
+        said.clone_from(&update.problems);
+        if reported.send(update).await.is_err() {
+            return;
+        }
+    }
+}

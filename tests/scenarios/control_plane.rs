@@ -1,0 +1,162 @@
+//! Agents that follow a controller instead of a folder, and get their certificates from it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use weft_tests::{Agent, Node, Pod, PodSpec, Process, World, eventually, weft_binary};
+
+use crate::client::{Conversation, assert_answered, eventually_answered, eventually_refused};
+use crate::pair::{NAMESPACE, authorization, serve};
+
+/// A controller on a host of its own, two nodes whose agents follow it, and a pod on each.
+struct Mesh {
+    agents: [Agent; 2],
+    client: Pod,
+    server: Pod,
+    controller: Process,
+    address: SocketAddr,
+    nodes: [Node; 2],
+    world: World,
+}
+
+impl Mesh {
+    fn start() -> Result<Self> {
+        let world = World::new()?;
+        world.namespace(NAMESPACE, &[])?;
+        world.enrol(NAMESPACE)?;
+        let nodes = [world.node("a")?, world.node("b")?];
+        let client = nodes[0].pod(PodSpec::new("client").namespace(NAMESPACE).service_account("client"))?;
+        let server = nodes[1].pod(PodSpec::new("server").namespace(NAMESPACE).service_account("server"))?;
+        let address = SocketAddr::new(nodes[0].addresses()[0], 15012);
+        let mut tokens = String::new();
+        for node in &nodes {
+            let token = token_file(&world, node.label());
+            fs::write(&token, format!("the token of {}", node.name()))?;
+            tokens += &format!("{} {}\n", node.name(), digest(&token)?);
+        }
+        fs::write(world.folder().join("tokens"), tokens)?;
+        let controller = start_controller(&world, &nodes[0], address)?;
+        let agent = |node: &Node| join(&world, node, address).start();
+        let mesh =
+            Self { agents: [agent(&nodes[0])?, agent(&nodes[1])?], client, server, controller, address, nodes, world };
+        mesh.agents[0].wait_enrolled(&mesh.client)?;
+        mesh.agents[1].wait_enrolled(&mesh.server)?;
+        for agent in &mesh.agents {
+            agent.wait_for_protocol(&mesh.server, "hbone")?;
+        }
+        Ok(mesh)
+    }
+}
+
+fn token_file(world: &World, node: &str) -> PathBuf {
+    world.folder().join(format!("token-{node}"))
+}
+
+/// The SHA-256 of a file, as an operator would take it.
+fn digest(file: &PathBuf) -> Result<String> {
+    let output = Command::new("sha256sum").arg(file).output().context("running sha256sum")?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.split(' ').next().context("sha256sum said nothing")?.to_owned())
+}
+
+fn start_controller(world: &World, host: &Node, address: SocketAddr) -> Result<Process> {
+    let binary = weft_binary()?;
+    let mut controller = host.spawn(&[
+        &binary.to_string_lossy(),
+        "controller",
+        "--config",
+        &world.config().path().to_string_lossy(),
+        "--listen",
+        &address.to_string(),
+        "--names",
+        &address.ip().to_string(),
+        "--ca-dir",
+        &world.folder().join("controller-ca").to_string_lossy(),
+        "--tokens",
+        &world.folder().join("tokens").to_string_lossy(),
+    ])?;
+    controller.wait_for_output("the controller runs")?;
+    Ok(controller)
+}
+
+/// An agent that follows the controller; its folder only says which pods run on its node.
+fn join(world: &World, node: &Node, controller: SocketAddr) -> weft_tests::AgentOptions {
+    let url = format!("https://{controller}");
+    let token = token_file(world, node.label());
+    let root = world.folder().join("controller-ca/ca-cert.pem");
+    node.agent().with(&[
+        "--discovery",
+        &url,
+        "--ca",
+        &url,
+        "--token",
+        &token.to_string_lossy(),
+        "--root",
+        &root.to_string_lossy(),
+    ])
+}
+
+#[test]
+fn agents_carry_traffic_by_what_the_controller_says_and_under_its_certificates() -> Result<()> {
+    let mesh = Mesh::start()?;
+    let server = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
+    let tap = mesh.nodes[1].tap()?;
+    assert_answered(&mesh.client, mesh.server.at(8080))?;
+    tap.stop()?.is_only_tls(mesh.client.ip(), mesh.server.ip(), 15008)?;
+    assert_eq!(server.seen()[0].peer.ip().to_canonical(), mesh.client.ip());
+    ensure!(!mesh.world.ca_folder().join("ca-key.pem").exists(), "an agent has made an authority of its own");
+    eventually("the grants are on record", || {
+        let log = mesh.controller.stderr();
+        Ok((log.contains("audit") && log.contains(&mesh.client.identity()) && log.contains(&mesh.server.identity()))
+            .then_some(()))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_change_of_policy_reaches_the_agents_and_ends_the_connections_that_it_forbids() -> Result<()> {
+    let mesh = Mesh::start()?;
+    let _echo = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
+    let mut live = Conversation::open(&mesh.client, mesh.server.at(8080))?;
+    let deny = "  action: DENY\n  rules:\n    - from:\n        - source:\n            principals: [\"cluster.local/ns/shop/sa/client\"]";
+    mesh.world.config().put("policy", &authorization("deny", deny))?;
+    live.wait_for_reset()?;
+    eventually_refused(&mesh.client, mesh.server.at(8080))?;
+    mesh.world.config().remove("policy")?;
+    eventually_answered(&mesh.client, mesh.server.at(8080))
+}
+
+#[test]
+fn without_the_controller_agents_go_on_with_what_they_know_and_catch_up_when_it_is_back() -> Result<()> {
+    let mut mesh = Mesh::start()?;
+    let _echo = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
+    let mut live = Conversation::open(&mesh.client, mesh.server.at(8080))?;
+    mesh.controller.kill()?;
+    live.exchange()?;
+    assert_answered(&mesh.client, mesh.server.at(8080)).context("while the controller is away")?;
+    // What changes meanwhile is learnt when it is back.
+    let late = mesh.nodes[1].pod(PodSpec::new("late").namespace(NAMESPACE))?;
+    let _late_echo = serve(&late, 8080, weft_tests::server::Behaviour::Echo)?;
+    mesh.controller = start_controller(&mesh.world, &mesh.nodes[0], mesh.address)?;
+    mesh.agents[0].wait_for_protocol(&late, "hbone")?;
+    mesh.agents[1].wait_enrolled(&late)?;
+    eventually_answered(&mesh.client, late.at(8080))?;
+    live.exchange()
+}
+
+#[test]
+fn an_agent_with_a_wrong_token_gets_nothing_and_the_log_says_why() -> Result<()> {
+    let mesh = Mesh::start()?;
+    let third = mesh.world.node("c")?;
+    fs::write(token_file(&mesh.world, third.label()), "made up")?;
+    let mut stranger = join(&mesh.world, &third, mesh.address).start_unready()?;
+    stranger.wait_for_log(&["token"]).context("the agent says what is wrong")?;
+    ensure!(!stranger.is_ready() && stranger.is_running()?, "it goes on trying, and is not ready");
+    std::thread::sleep(Duration::from_millis(200));
+    ensure!(!stranger.log().contains("made up"), "the token is shown");
+    Ok(())
+}
