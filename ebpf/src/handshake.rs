@@ -6,11 +6,11 @@
 use core::ptr::addr_of;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock,
 };
-use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -100,13 +100,7 @@ fn choose_congestion_control(ctx: &SockOpsContext) {
     // SAFETY: the helper reads as many bytes as it is told, and they are on the stack. That it does not know the name
     // leaves the connection as it was, which is slower and no worse.
     unsafe {
-        bpf_setsockopt(
-            ctx.as_ptr(),
-            SOL_TCP,
-            TCP_CONGESTION,
-            name.as_mut_ptr().cast(),
-            CONGESTION_CONTROL_NAME as i32,
-        );
+        bpf_setsockopt(ctx.as_ptr(), SOL_TCP, TCP_CONGESTION, name.as_mut_ptr().cast(), CONGESTION_CONTROL_NAME as i32);
     }
 }
 
