@@ -33,7 +33,9 @@ impl Node {
         let host = Host::create(&name, &format!("{}/{label}/system", shared.name))?;
         let addresses = connect_to_fabric(&shared.fabric, host.netns(), number)?;
         let mut batch = Batch::default();
-        batch.line("link add pods type bridge mcast_snooping 0");
+        // A bridge without an address of its own takes that of one of its ports, and another one's when ports come and go:
+        // pods that had learnt the old one would talk to nobody for seconds.
+        batch.line(format_args!("link add pods address 0a:58:0a:f4:{number:02x}:01 type bridge mcast_snooping 0"));
         batch.line(format_args!("addr add 10.244.{number}.1/24 dev pods"));
         batch.line(format_args!("addr add fd00:244:0:{number}::1/64 dev pods nodad"));
         batch.line("link set pods up");

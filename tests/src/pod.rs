@@ -1,12 +1,10 @@
 //! A pod: a network namespace and a cgroup on a node, and the manifest that says so.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -15,7 +13,6 @@ use crate::host::Host;
 use crate::ip::Batch;
 use crate::manifest::Manifest;
 use crate::tap::Tap;
-use crate::wait::eventually;
 use crate::world::Shared;
 
 /// Which addresses a pod has.
@@ -201,9 +198,6 @@ impl Pod {
             addresses.push(v6.into());
         }
         inside.run(host.netns())?;
-        for address in &addresses {
-            wait_until_reachable(&node_host, *address)?;
-        }
         let pod = Self {
             name: spec.name.clone(),
             namespace: spec.namespace.clone(),
@@ -397,17 +391,6 @@ impl Drop for Pod {
         let mut batch = Batch::default();
         let _ = batch.line(format_args!("link delete {}", self.interface)).run(self.node_host.netns());
     }
-}
-
-/// A new link of a bridge carries nothing for a moment, and what is lost then is sent again only a second later. A port
-/// where nobody listens answers at once.
-fn wait_until_reachable(node: &Host, address: IpAddr) -> Result<()> {
-    const NOBODY: u16 = 1;
-    let to = SocketAddr::new(address, NOBODY);
-    eventually(&format!("{address} answers"), || {
-        let answer = node.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(20)));
-        Ok(matches!(answer, Err(error) if error.kind() == ErrorKind::ConnectionRefused).then_some(()))
-    })
 }
 
 fn set(pairs: &mut Vec<(String, String)>, name: &str, value: Option<&str>) {

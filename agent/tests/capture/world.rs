@@ -38,7 +38,7 @@ impl Node {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("wc{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         run(&format!(
-            "ip netns add {name} && ip -n {name} link set lo up && ip -n {name} link add br0 type bridge \
+            "ip netns add {name} && ip -n {name} link set lo up && ip -n {name} link add br0 address 0a:58:0a:4d:00:fe type bridge \
              && ip -n {name} addr add 10.77.0.254/24 dev br0 && ip -n {name} addr add fd77::fe/64 dev br0 nodad \
              && ip -n {name} link set br0 up"
         ));

@@ -12,7 +12,7 @@ pub(super) fn lay(plan: &Plan) -> Result<()> {
     let control = Netns::create(&plan.netns(&plan.control_plane()))?;
     let (v4, v6) = fabric_addresses(0);
     let mut batch = Batch::default();
-    batch.line("link add fabric type bridge mcast_snooping 0");
+    batch.line("link add fabric address 0a:58:0a:64:00:01 type bridge mcast_snooping 0");
     batch.line(format_args!("addr add {v4}/24 dev fabric"));
     batch.line(format_args!("addr add {v6}/64 dev fabric nodad"));
     batch.line("link set fabric up");
