@@ -130,7 +130,9 @@ fn an_address_is_reused_by_the_next_pod_at_once() -> Result<()> {
         let start = Instant::now();
         client.connect(pod.at(80))?;
         client.connect(pod.at6(80))?;
-        ensure!(start.elapsed() < Duration::from_millis(500), "round {round} took {:?}", start.elapsed());
+        // A first packet that a link just made has lost is sent again after a second; neighbours that talk to the old
+        // pod's hardware address would do so for five.
+        ensure!(start.elapsed() < Duration::from_secs(4), "round {round} took {:?}", start.elapsed());
         assert!(world.config().path().join("pod-default-server.yaml").exists());
         drop(server);
         drop(pod);
