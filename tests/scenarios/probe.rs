@@ -44,9 +44,13 @@ fn a_probe_reaches_its_pod_directly_under_strict_and_nobody_else_of_the_node_doe
 #[test]
 fn a_process_below_the_kubelets_cgroup_is_not_the_kubelet() -> Result<()> {
     let (pair, kubelet) = pair_with_kubelet()?;
-    let _server = serve(&pair.server, 8080, Behaviour::Greet)?;
+    // One that reads the request: an answer before it may end in a reset, which would pass for STRICT.
+    let folder = pair.world.folder().join("www");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("index.html"), "here")?;
+    let _server = weft_tests::nginx(&pair.server, 8080, &folder)?;
     pair.world.config().put("strict", &peer_authentication(NAMESPACE, "default", "  mtls:\n    mode: STRICT"))?;
-    let url = format!("http://{}", pair.server.at(8080));
+    let url = format!("http://{}/index.html", pair.server.at(8080));
     weft_tests::eventually("STRICT is in force", || Ok((curl(&pair.b, pair.b.cgroup(), &url)? != 0).then_some(())))?;
     let root = std::path::Path::new("/sys/fs/cgroup");
     let relative = kubelet.path().strip_prefix(root.join("unified")).or_else(|_| kubelet.path().strip_prefix(root))?;
