@@ -5,6 +5,7 @@
 
 mod attach;
 mod bpffs;
+mod congestion;
 mod features;
 mod kernel;
 mod load;
@@ -19,14 +20,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use weft_common::{
-    Address, CONGESTION_CONTROL_NAME, Listener, ListenerKind, POD_ADDRESSES, Pod, Prefix, Published, Role, Settings,
-    Socket, Tuple,
+    Address, Listener, ListenerKind, POD_ADDRESSES, Pod, Prefix, Published, Role, Settings, Socket, Tuple,
 };
 
 use self::bpffs::{NodeFolder, Pins};
@@ -39,6 +38,7 @@ use crate::in_pod::InPodListeners;
 use crate::netns::{self, Netns, NetnsCookie};
 
 pub use self::attach::ForeignProgram;
+pub use self::congestion::CongestionControl;
 pub use self::features::missing_features;
 pub use self::kernel::KernelError;
 
@@ -58,35 +58,6 @@ pub struct CaptureOptions {
     pub loopback_congestion_control: Option<CongestionControl>,
     /// The most detailed level that the programs write to their log.
     pub log: LogLevel,
-}
-
-/// The name of a TCP congestion control, as in `net.ipv4.tcp_available_congestion_control`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CongestionControl([u8; CONGESTION_CONTROL_NAME]);
-
-impl CongestionControl {
-    /// Every kernel has it, and it costs the least: it neither paces nor measures.
-    pub const RENO: Self = Self(*b"reno\0\0\0\0\0\0\0\0\0\0\0\0");
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
-        str::from_utf8(&self.0[..end]).unwrap_or_default()
-    }
-}
-
-impl FromStr for CongestionControl {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if text.is_empty() || text.len() >= CONGESTION_CONTROL_NAME || !text.bytes().all(is_name) {
-            return Err("a congestion control's name has 1 to 15 letters, digits, '_' and '-'");
-        }
-        let mut name = [0; CONGESTION_CONTROL_NAME];
-        name[..text.len()].copy_from_slice(text.as_bytes());
-        Ok(Self(name))
-    }
 }
 
 /// How much the eBPF programs write to their log.
