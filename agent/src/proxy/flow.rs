@@ -63,6 +63,8 @@ pub(super) struct Flow {
     /// The socket has failed, for this reason. It takes nothing any more; what it had to say before is still passed on,
     /// and then the reset.
     pub(super) failed: Option<Box<Failure>>,
+    /// It had ended its side in order before it failed: the end is passed on ahead of the reset.
+    pub(super) ended_before_failure: bool,
     /// How much to offer to the next read.
     pub(super) read_size: usize,
     pub(super) read_bytes: u64,
@@ -117,6 +119,7 @@ impl Flow {
             pending: VecDeque::new(),
             unconfirmed: None,
             failed: None,
+            ended_before_failure: false,
             read_size: 16 * 1024,
             read_bytes: 0,
             written_bytes: 0,

@@ -56,6 +56,8 @@ impl Worker {
             return self.abort_flow(key, failure);
         }
         flow.failed = Some(Box::new(failure));
+        // To a reset that finds the other direction ended the kernel gives another name.
+        flow.ended_before_failure = error.kind() == io::ErrorKind::BrokenPipe;
         flow.pending = Default::default();
         flow.is_readable = true;
         flow.has_hangup = true;

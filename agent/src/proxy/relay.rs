@@ -73,6 +73,10 @@ impl Worker {
             match flow.socket.read(&mut self.receive_buffer[..offered]) {
                 Ok(Outcome::Blocked | Outcome::Moved(0)) if flow.failed.is_some() => {
                     if let Some(failure) = flow.failed.take() {
+                        if flow.ended_before_failure {
+                            flow.read_done = true;
+                            self.end_other(other);
+                        }
                         self.abort_flow(key, *failure);
                     }
                     return;
@@ -84,10 +88,7 @@ impl Worker {
                 Ok(Outcome::Moved(0)) => {
                     flow.read_done = true;
                     flow.is_readable = false;
-                    if let Some(sink) = self.flows.get_mut(other) {
-                        sink.write_side = WriteSide::Finishing;
-                    }
-                    self.finish_write_side(other);
+                    self.end_other(other);
                     return self.close_if_complete(key);
                 }
                 Ok(Outcome::Moved(moved)) => {
@@ -101,5 +102,13 @@ impl Worker {
             }
         }
         self.relays.push_back(key);
+    }
+
+    /// The other socket of a pair has ended its side: so does this one, behind what it has yet to write.
+    fn end_other(&mut self, key: Key) {
+        if let Some(flow) = self.flows.get_mut(key) {
+            flow.write_side = WriteSide::Finishing;
+        }
+        self.finish_write_side(key);
     }
 }

@@ -255,7 +255,12 @@ fn fill(
     match outcome {
         Ok(Outcome::Blocked | Outcome::Moved(0)) if flow.failed.is_some() => {
             flow.is_readable = false;
-            Ok((0, flow.failed.take().map_or(Filled::Empty, |failure| Filled::Failed(*failure))))
+            let mut used = 0;
+            if flow.ended_before_failure {
+                flow.read_done = true;
+                used = seal_data(sealer, http, stream, buffer, 0, true)?;
+            }
+            Ok((used, flow.failed.take().map_or(Filled::Empty, |failure| Filled::Failed(*failure))))
         }
         Ok(Outcome::Blocked) => {
             flow.is_readable = false;
