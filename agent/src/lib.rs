@@ -14,5 +14,6 @@ pub mod admin;
 pub mod view;
 pub mod command;
 pub mod joined;
+pub mod footprint;
 pub mod wire;
 pub mod controller;

@@ -30,7 +30,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -119,19 +119,36 @@ pub trait LearnOutside: Send + Sync {
 
 /// When workloads joined the mesh, for as long as that matters.
 #[derive(Debug, Default)]
-pub struct Announced(Mutex<HashMap<Arc<str>, Instant>>);
+pub struct Announced(Mutex<Joined>);
+
+#[derive(Debug, Default)]
+struct Joined {
+    /// When all did of which nothing else is said.
+    all: Option<Instant>,
+    each: HashMap<Arc<str>, Instant>,
+}
 
 impl Announced {
+    /// Whatever there is can be reached by tunnel from now on: the agent has just learned of the mesh.
+    pub fn note_all(&self, now: Instant) {
+        *self.joined() = Joined { all: Some(now), each: HashMap::new() };
+    }
+
     /// These workloads can be reached by tunnel from now on.
     pub fn note(&self, uids: impl IntoIterator<Item = Arc<str>>, now: Instant) {
-        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        times.retain(|_, at| now.duration_since(*at) < outbound::ANNOUNCEMENT_GRACE * 4);
-        times.extend(uids.into_iter().map(|uid| (uid, now)));
+        let mut joined = self.joined();
+        joined.each.retain(|_, at| now.duration_since(*at) < outbound::ANNOUNCEMENT_GRACE * 4);
+        joined.each.extend(uids.into_iter().map(|uid| (uid, now)));
     }
 
     fn is_recent(&self, uid: &str, within: Duration) -> bool {
-        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        times.get(uid).is_some_and(|at| at.elapsed() < within * 2)
+        let joined = self.joined();
+        let times = joined.all.iter().chain(joined.each.get(uid));
+        times.into_iter().any(|at| at.elapsed() < within * 2)
+    }
+
+    fn joined(&self) -> MutexGuard<'_, Joined> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -48,7 +48,6 @@ pub struct Publisher {
     capture: Arc<Capture>,
     shared: Arc<Shared>,
     proxy: Arc<Proxy>,
-    mesh: HashSet<IpAddr>,
     ranges: HashMap<IpNet, usize>,
     outside: Outside,
 }
@@ -88,52 +87,46 @@ impl Publisher {
         shared: Arc<Shared>,
         proxy: Arc<Proxy>,
     ) -> Self {
-        Self {
-            store,
-            cell,
-            capture,
-            shared,
-            proxy,
-            mesh: HashSet::new(),
-            ranges: HashMap::new(),
-            outside: Outside::default(),
-        }
+        Self { store, cell, capture, shared, proxy, ranges: HashMap::new(), outside: Outside::default() }
     }
 
     /// Applies one batch and makes it the state in force.
     pub fn apply(&mut self, changes: Vec<Change>) -> Arc<Snapshot> {
-        let known = self.store.snapshot();
-        let joining = changes.iter().filter_map(|change| match change {
-            Change::PutWorkload(workload) if workload.is_hbone() => {
-                let was_hbone = known.workload(&workload.uid).is_some_and(|known| known.is_hbone());
-                (!was_hbone).then(|| workload.uid.clone())
-            }
-            _ => None,
-        });
-        self.shared.announced.note(joining, Instant::now());
+        let known = self.store.snapshot().clone();
+        if known.generation() == 0 {
+            self.shared.announced.note_all(Instant::now());
+        } else {
+            let joining = changes.iter().filter_map(|change| match change {
+                Change::PutWorkload(workload) if workload.is_hbone() => {
+                    let was_hbone = known.workload(&workload.uid).is_some_and(|known| known.is_hbone());
+                    (!was_hbone).then(|| workload.uid.clone())
+                }
+                _ => None,
+            });
+            self.shared.announced.note(joining, Instant::now());
+        }
         let applied = self.store.apply(changes);
         let snapshot = applied.snapshot;
         let mut ranges_moved = false;
         let mut left = Vec::new();
         for address in applied.touched {
+            let was_mesh = known.is_mesh(address);
             if snapshot.is_mesh(address) {
                 if self.outside.take(address) {
                     report("taking an address off the outside list", self.capture.remove_outside(address));
                 }
-                if self.mesh.insert(address) {
+                if !was_mesh {
                     let count = self.ranges.entry(range_of(address)).or_default();
                     *count += 1;
                     ranges_moved |= *count == 1;
                 }
             } else {
-                if self.mesh.remove(&address) {
-                    let range = range_of(address);
-                    if let Some(count) = self.ranges.get_mut(&range) {
-                        *count -= 1;
-                        if *count == 0 {
-                            self.ranges.remove(&range);
-                            ranges_moved = true;
-                        }
+                let range = range_of(address);
+                if let Some(count) = self.ranges.get_mut(&range).filter(|_| was_mesh) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.ranges.remove(&range);
+                        ranges_moved = true;
                     }
                 }
                 left.push(address);

@@ -12,7 +12,7 @@ use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use weft_control::discovery::{Discovery, DiscoveryOptions, NodeDescription};
 use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update};
 use weft_model::{MeshOptions, SnapshotCell, Store};
@@ -25,6 +25,7 @@ use crate::admin::{Admin, Listeners};
 use crate::capture::{Capture, CaptureOptions, LogLevel};
 use crate::command::AgentOptions;
 use crate::enrol::{Enrolment, EnrolmentOptions};
+use crate::footprint;
 use crate::joined;
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
@@ -40,6 +41,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const TASKS_END: Duration = Duration::from_secs(2);
 /// How often series of workloads that are gone are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+/// So many changes at once leave enough behind in memory to look for it.
+const LARGE_CHANGE: usize = 500;
 /// How often the probe cgroup is looked up again.
 const PROBE_CGROUP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -183,8 +186,10 @@ async fn run(
     });
     tasks.spawn("enrolment", enrolment.run(wanted, tasks.shutdown()));
     let publisher = Publisher::new(store, snapshots.clone(), capture.clone(), shared, proxy.clone());
-    let publishing = publish(publisher, updates, learned_addresses, pods, view.problems.clone());
+    let large_changes = Arc::new(Notify::new());
+    let publishing = publish(publisher, updates, learned_addresses, pods, view.problems.clone(), large_changes.clone());
     tasks.spawn("publish", until(tasks.shutdown(), publishing));
+    tasks.spawn("settle", until(tasks.shutdown(), footprint::settle_after(large_changes)));
     tasks.spawn("prune", until(tasks.shutdown(), prune(metrics.clone(), snapshots)));
     listeners.start(&Admin::new(view.clone(), metrics, Some(logging.control())), &tasks);
     tracing::info!(node = view.options.node, version = env!("CARGO_PKG_VERSION"), "the agent runs");
@@ -256,7 +261,9 @@ async fn publish(
     mut learned: mpsc::Receiver<std::net::IpAddr>,
     pods: watch::Sender<Option<Arc<[LocalPod]>>>,
     problems: Arc<Problems>,
+    large_changes: Arc<Notify>,
 ) {
+    let mut is_first = true;
     loop {
         tokio::select! {
             biased;
@@ -266,9 +273,14 @@ async fn publish(
                     tracing::warn!("{problem}");
                 }
                 problems.set(update.problems);
+                let is_large = is_first || update.changes.len() >= LARGE_CHANGE;
+                is_first = false;
                 let snapshot = publisher.apply(update.changes);
                 tracing::debug!(generation = snapshot.generation(), "the configuration is in force");
                 pods.send_replace(Some(update.local_pods.into()));
+                if is_large {
+                    large_changes.notify_one();
+                }
             }
             address = learned.recv() => {
                 let Some(address) = address else { return };

@@ -10,7 +10,7 @@ use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_SOCKHA
 
 use super::CaptureError;
 use super::kernel::{self, Context, KernelError, MapCreate, ProgramCode};
-use super::object::Hook;
+use super::object::{Hook, LOG_MAP, LOG_SIZE};
 
 /// A constant of the object, and the bytes that it is set to.
 pub(super) type Global<'a> = (&'a str, &'a [u8]);
@@ -48,7 +48,10 @@ impl Loader {
         let btf = kernel::btf_load(&types).on("BTF_LOAD", "the eBPF object")?;
 
         let mut maps = Vec::with_capacity(object.maps.len());
-        for (name, definition) in std::mem::take(&mut object.maps) {
+        for (name, mut definition) in std::mem::take(&mut object.maps) {
+            if name == LOG_MAP {
+                definition.set_max_entries(LOG_SIZE);
+            }
             let fd = match pinned.contains(&name.as_str()) {
                 true => open_or_make(&folder.join(&name), &name, &definition, btf.as_fd())?,
                 false => make(&name, &definition, btf.as_fd())?,

@@ -15,7 +15,10 @@ use crate::netns::NetnsCookie;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
 
 /// The map that carries the programs' log. It is of no layout: each process brings its own.
-const LOG_MAP: &str = "AYA_LOGS";
+pub(super) const LOG_MAP: &str = "AYA_LOGS";
+/// How many bytes of it wait to be read at most. What the library would take, four times as much, is in the agent's
+/// memory twice, from the beginning.
+pub(super) const LOG_SIZE: u32 = 32 << 10;
 
 /// The maps that are pinned.
 const MAPS: [&str; 9] =

@@ -15,6 +15,7 @@ use crate::load::{self, Memory};
 pub const NAMES: &[&str] = &["memory-idle", "memory-1000-connections"];
 
 const CONNECTIONS: usize = 1000;
+const FIRST_CONNECTIONS: usize = 20;
 
 const IDLE: Figure = Figure::new("memory-idle", "resident", "MB").requires(AtMost(12.0));
 const IDLE_SHARE: Figure = Figure::new("memory-idle", "proportional", "MB");
@@ -29,6 +30,10 @@ pub fn run(options: &Options, figures: &mut Figures) -> Result<()> {
     for kind in options.contenders.iter().filter(|kind| **kind != Kind::Direct) {
         let mut measure = || -> Result<()> {
             let contender = Contender::build(*kind, options)?;
+            // Idle is who has carried connections and carries none now: an agent that never did has not even the code
+            // for it in memory.
+            thread::sleep(SETTLE);
+            drop(load::hold(contender.client(), contender.server(), FIRST_CONNECTIONS)?);
             thread::sleep(SETTLE);
             let idle = largest(&contender)?;
             let held = load::hold(contender.client(), contender.server(), CONNECTIONS)?;
