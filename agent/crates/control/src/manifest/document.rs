@@ -43,7 +43,7 @@ impl<'a> Document<'a> {
     pub fn pod(self) -> Option<PodView<'a>> {
         match self {
             Self::Json(text) => serde_json::from_str(text).ok(),
-            Self::Yaml(text) => serde_saphyr::from_str_with_options(text, yaml::strict_options()).ok(),
+            Self::Yaml(text) => yaml::plain::read(text),
             Self::Item(tree, ..) => read_tree(tree, &mut |_| {}).ok(),
         }
     }
@@ -53,7 +53,8 @@ impl<'a> Document<'a> {
         match self {
             Self::Json(text) => serde_json::from_str(text).map(Cow::Owned).map_err(|error| ReadError::json(&error)),
             Self::Yaml(text) => {
-                let tree = serde_saphyr::from_str_with_options(text, yaml::options());
+                let long_way = || serde_saphyr::from_str_with_options(text, yaml::options());
+                let tree = yaml::plain::read(text).map_or_else(long_way, Ok);
                 tree.map(Cow::Owned).map_err(|error| ReadError::yaml(&error))
             }
             Self::Item(tree, ..) => Ok(Cow::Borrowed(tree)),

@@ -27,12 +27,12 @@ pub(super) fn read(reader: &Reader<'_>, text: &str, threads: usize) -> Manifest 
     let mut all = Part::default();
     let mut rest = text;
     loop {
-        rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
+        rest = skip_space(rest);
         if rest.is_empty() {
             return all.into_manifest();
         }
         if let Some((kind, items, length)) = list(rest) {
-            read_list(&mut all, reader, text, kind, &items, threads);
+            read_list(&mut all, reader, text, &kind, &items, threads);
             rest = &rest[length..];
             continue;
         }
@@ -89,39 +89,53 @@ fn read_list(all: &mut Part, reader: &Reader<'_>, text: &str, kind: &str, items:
     }));
 }
 
-/// Cuts a list, as every tool writes it, into its items at a quarter of the price of parsing it: kind, items, and the
-/// length of the whole. Whether an item is well-formed is found out when it is read. `None` means only that this must
-/// be left to the parser.
-fn list(text: &str) -> Option<(&str, Vec<&str>, usize)> {
-    let (_, kind) = glance(text)?;
-    if !kind.ends_with("List") {
+/// Cuts a list into its items at a quarter of the price of parsing it: kind, items, and the length of the whole. Most
+/// tools write the kind behind the items. Whether an item is well-formed is found out when it is read. `None` means only
+/// that this must be left to the parser.
+fn list(text: &str) -> Option<(Text<'_>, Vec<&str>, usize)> {
+    if glance(text).is_some_and(|(_, kind)| !kind.ends_with("List")) {
         return None;
     }
-    let mut items = None;
-    let mut rest = text.trim_start().strip_prefix('{')?;
+    let (mut kind, mut items) = (None, None);
+    let mut rest = text.strip_prefix('{')?;
     loop {
         let (key, after) = string(rest)?;
-        let value = after.trim_start().strip_prefix(':')?.trim_start();
-        let length = if key == "items" && items.is_none() {
-            let (found, length) = elements(value)?;
-            items = Some(found);
-            length
-        } else {
-            let length = value_length(value)?;
-            serde_json::from_str::<IgnoredAny>(&value[..length]).ok()?;
-            length
+        let value = skip_space(skip_space(after).strip_prefix(':')?);
+        let length = match key {
+            "items" => {
+                let (found, length) = elements(value)?;
+                items.is_none().then(|| items = Some(found))?;
+                length
+            }
+            "kind" => {
+                let length = value_length(value)?;
+                let found: Text<'_> = serde_json::from_str(&value[..length]).ok()?;
+                kind.is_none().then(|| kind = Some(found))?;
+                length
+            }
+            _ => {
+                let length = value_length(value)?;
+                serde_json::from_str::<IgnoredAny>(&value[..length]).ok()?;
+                length
+            }
         };
-        let after = value[length..].trim_start();
+        let after = skip_space(&value[length..]);
         match after.strip_prefix(',') {
             Some(next) => rest = next,
-            None => return Some((kind, items?, text.len() - after.strip_prefix('}')?.len())),
+            None => {
+                let length = text.len() - after.strip_prefix('}')?.len();
+                return kind
+                    .filter(|kind| kind.ends_with("List"))
+                    .zip(items)
+                    .map(|(kind, items)| (kind, items, length));
+            }
         }
     }
 }
 
 /// The elements of an array, and its length.
 fn elements(text: &str) -> Option<(Vec<&str>, usize)> {
-    let mut rest = text.strip_prefix('[')?.trim_start();
+    let mut rest = skip_space(text.strip_prefix('[')?);
     let mut found = Vec::new();
     if let Some(after) = rest.strip_prefix(']') {
         return Some((found, text.len() - after.len()));
@@ -129,9 +143,9 @@ fn elements(text: &str) -> Option<(Vec<&str>, usize)> {
     loop {
         let length = value_length(rest)?;
         found.push(&rest[..length]);
-        let after = rest[length..].trim_start();
+        let after = skip_space(&rest[length..]);
         match after.strip_prefix(',') {
-            Some(next) => rest = next.trim_start(),
+            Some(next) => rest = skip_space(next),
             None => return Some((found, text.len() - after.strip_prefix(']')?.len())),
         }
     }
@@ -172,24 +186,30 @@ fn value_length(text: &str) -> Option<usize> {
 /// `apiVersion` and `kind` of an object that begins with them, as every tool writes it.
 pub(super) fn glance(text: &str) -> Option<(&str, &str)> {
     let (mut api_version, mut kind) = (None, None);
-    let mut rest = text.trim_start().strip_prefix('{')?;
+    let mut rest = skip_space(text).strip_prefix('{')?;
     while api_version.is_none() || kind.is_none() {
         let (key, after) = string(rest)?;
-        let (value, after) = string(after.trim_start().strip_prefix(':')?)?;
+        let (value, after) = string(skip_space(after).strip_prefix(':')?)?;
         match key {
             "apiVersion" => api_version = Some(value),
             "kind" => kind = Some(value),
             _ => return None,
         }
-        rest = after.trim_start().strip_prefix(',').unwrap_or(after);
+        rest = skip_space(after).strip_prefix(',').unwrap_or(after);
     }
     Some((api_version?, kind?))
 }
 
 /// A string without escapes, and what follows it.
 fn string(text: &str) -> Option<(&str, &str)> {
-    let (found, rest) = text.trim_start().strip_prefix('"')?.split_once('"')?;
-    (!found.contains('\\')).then_some((found, rest))
+    let (found, rest) = skip_space(text).strip_prefix('"')?.split_once('"')?;
+    let is_plain = found.bytes().all(|byte| byte >= b' ' && byte != b'\\');
+    is_plain.then_some((found, rest))
+}
+
+/// The text without the space that JSON allows before it.
+fn skip_space(text: &str) -> &str {
+    text.trim_start_matches([' ', '\n', '\r', '\t'])
 }
 
 #[cfg(test)]
@@ -199,13 +219,13 @@ mod tests {
     #[test]
     fn a_list_is_cut_into_its_items() {
         let text =
-            r#" {"kind":"List", "apiVersion":"v1","items":[ {"a":"}]\"{"} , 1,"x,]", [[],{}] ],"metadata":{}} {}"#;
+            r#"{"kind":"List", "apiVersion":"v1","items":[ {"a":"}]\"{"} , 1,"x,]", [[],{}] ],"metadata":{}} {}"#;
         let (kind, items, length) = list(text).expect("this is a list");
-        assert_eq!(kind, "List");
+        assert_eq!(&*kind, "List");
         assert_eq!(items, [r#"{"a":"}]\"{"}"#, "1", r#""x,]""#, "[[],{}]"]);
         assert_eq!(&text[length..], " {}");
-        let (_, items, _) = list(r#"{"apiVersion":"v1","kind":"PodList","items":[]}"#).expect("this is a list");
-        assert!(items.is_empty());
+        let (kind, items, _) = list(r#"{"apiVersion":"v1","items":[],"kind":"PodList"}"#).expect("this is a list");
+        assert_eq!((&*kind, items.len()), ("PodList", 0));
         for left_to_the_parser in [
             r#"{"apiVersion":"v1","kind":"Pod"}"#,
             r#"{"apiVersion":"v1","kind":"List"}"#,
@@ -214,7 +234,12 @@ mod tests {
             r#"{"apiVersion":"v1","kind":"List","items":[{},]}"#,
             r#"{"apiVersion":"v1","kind":"List","items":[{}],}"#,
             r#"{"apiVersion":"v1","kind":"List","items":[{}],"metadata":{x}}"#,
-            r#"{"items":[],"apiVersion":"v1","kind":"List"}"#,
+            r#"{"apiVersion":"v1","items":[{}],"kind":"Pod"}"#,
+            r#"{"apiVersion":"v1","items":[{}]}"#,
+            r#"{"apiVersion":"v1","kind":"List","kind":"PodList","items":[{}]}"#,
+            r#"{"apiVersion":"v1","kind":"List","items":[{}],"items":[{}]}"#,
+            r#"{"apiVersion":"v1","kind":3,"items":[{}]}"#,
+            "{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{}\u{a0}]}",
         ] {
             assert!(list(left_to_the_parser).is_none(), "{left_to_the_parser}");
         }

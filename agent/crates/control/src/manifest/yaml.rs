@@ -1,5 +1,7 @@
 //! Files of YAML.
 
+pub(super) mod plain;
+
 use serde_json::Value;
 use serde_saphyr::{Options, alias_limits, budget, options};
 
@@ -56,7 +58,9 @@ fn documents(text: &str) -> Vec<(&str, u32)> {
     // Where the current document starts, and its first line with content.
     let (mut start, mut content) = (0, None);
     let (mut offset, mut line) = (0, 0);
-    for whole in text.split_inclusive('\n') {
+    while offset < text.len() {
+        let length = memchr::memchr(b'\n', &text.as_bytes()[offset..]).map_or(text.len() - offset, |end| end + 1);
+        let whole = &text[offset..offset + length];
         line += 1;
         let trimmed = whole.trim_end();
         let marker = trimmed.get(..3).filter(|marker| {
@@ -108,14 +112,6 @@ pub(super) fn options() -> Options {
         },
         with_snippet: false,
     }
-}
-
-/// The same for reading strings without looking at a tree first: what an API server would not take for one is not
-/// taken for one here either, as `version: 1.10`, which is a number.
-pub(super) fn strict_options() -> Options {
-    let mut options = options();
-    options.no_schema = true;
-    options
 }
 
 /// `apiVersion` and `kind` of a document in block style: in that, a line without indentation begins a top-level key.

@@ -8,8 +8,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{iter, thread};
 
 use hashbrown::{DefaultHashBuilder, HashSet};
 
@@ -204,14 +205,22 @@ impl Folder {
         if files.len() < 2 * threads {
             return files.iter().map(|file| read(file, threads)).collect();
         }
-        thread::scope(|scope| {
-            let chunks = files.chunks(files.len().div_ceil(threads));
-            let parts: Vec<_> = chunks
-                .map(|chunk| scope.spawn(move || chunk.iter().map(|file| read(file, 1)).collect::<Vec<_>>()))
-                .collect();
-            let joined = parts.into_iter().map(|part| part.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
-            joined.flatten().collect()
-        })
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let take = || next.fetch_add(1, Ordering::Relaxed);
+            let taken = iter::from_fn(|| Some(take()).and_then(|index| Some((index, files.get(index)?))));
+            taken.map(|(index, file)| (index, read(file, 1))).collect::<Vec<_>>()
+        };
+        let mut done = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut done = work();
+            for other in others {
+                done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            done
+        });
+        done.sort_unstable_by_key(|(index, _)| *index);
+        done.into_iter().map(|(_, outcome)| outcome).collect()
     }
 
     fn read_file(&self, file: &FileState, threads: usize) -> Outcome {

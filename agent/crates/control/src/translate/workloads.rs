@@ -142,7 +142,9 @@ impl Translator {
             (true, true) => EndpointCondition::Terminating,
             (false, _) => EndpointCondition::NotReady,
         };
-        let mut memberships: Vec<Membership> = Vec::new();
+        let endpoints = self.endpoints_behind(id);
+        // Exactly as many as there will be: room that is given back later leaves a hole for each pod.
+        let mut memberships: Vec<Membership> = Vec::with_capacity(self.selecting(state).count() + endpoints.len());
         for service in self.selecting(state) {
             let service = &self.services[service];
             let ports = service.service.ports.iter().filter_map(|port| {
@@ -154,7 +156,7 @@ impl Translator {
             });
             memberships.push(Membership { service: Arc::clone(&service.key), ports: ports.collect(), condition });
         }
-        for endpoint in self.endpoints_behind(id) {
+        for endpoint in endpoints {
             self.join(&mut memberships, endpoint);
         }
         memberships
