@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl};
 pub use control_plane::ControlPlanes;
-pub use controller::ControllerOptions;
+pub use controller::{ControllerOptions, ControllerSource};
 
 /// Weft: a service mesh without sidecars.
 #[derive(Debug, Parser)]

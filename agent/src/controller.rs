@@ -1,4 +1,5 @@
-//! The controller, put together: one folder of manifests, told to any number of agents, and their certificates.
+//! The controller, put together: one folder of manifests or one cluster, told to any number of agents, and their
+//! certificates.
 
 use std::io;
 use std::sync::Arc;
@@ -7,12 +8,15 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use weft_control::serve::{Certifier, Grants, Limits, Server, ServerParts, ServerTls, TokenFile, World};
+use weft_control::serve::{
+    Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, TokenFile, TokenReviews, World,
+};
+use weft_control::source::kubernetes;
 use weft_control::{FileSource, SourceOptions, TranslationOptions, Update};
 use weft_runtime::{Clock, Shutdown, SystemClock, Tasks};
 use weft_transport::CertificateAuthority;
 
-use crate::command::ControllerOptions;
+use crate::command::{ControllerOptions, ControllerSource};
 use crate::telemetry::{Logging, Metrics};
 
 /// How long streams may take to end.
@@ -21,7 +25,8 @@ const TASKS_END: Duration = Duration::from_secs(8);
 /// Runs the controller until it is told to end (SIGTERM, SIGINT).
 ///
 /// # Errors
-/// When it cannot be started: the folder, the authority or the tokens cannot be read, the address is taken.
+/// When it cannot be started: the folder, the authority or the tokens cannot be read, there is no way to the API server,
+/// the address is taken.
 pub fn run_controller(options: ControllerOptions) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let _logging = Logging::start(&options.log, options.log_format, io::stderr(), metrics.agent.log.clone())?;
@@ -50,14 +55,25 @@ async fn run(options: ControllerOptions) -> anyhow::Result<()> {
         root_namespace: options.root_namespace.clone(),
         ..TranslationOptions::default()
     };
-    let (_source, updates) = FileSource::start(SourceOptions::new(&options.config, translation))?;
+    // A folder is watched for as long as its source lives.
+    let (_folder, updates, authenticator) = match &options.source {
+        ControllerSource::Files { config, tokens } => {
+            let tokens: Arc<dyn Authenticator> = Arc::new(TokenFile::open(tokens)?);
+            let (folder, updates) = FileSource::start(SourceOptions::new(config, translation))?;
+            (Some(folder), updates, tokens)
+        }
+        ControllerSource::Kubernetes { kubeconfig, agent_accounts } => {
+            let client = kubernetes::connect(kubeconfig.as_deref()).await?;
+            let reviews: Arc<dyn Authenticator> = Arc::new(TokenReviews::new(client.clone(), agent_accounts.clone()));
+            (None, kubernetes::start(&client, translation, &tasks), reviews)
+        }
+    };
     let world = World::new(&options.network);
     let (reported, news) = mpsc::channel(1);
     tasks.spawn("problems", report(updates, reported, tasks.shutdown()));
     tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
 
     // Who may hear it, and who is given which certificates.
-    let tokens = TokenFile::open(&options.tokens)?;
     let opening = {
         let (directory, trust_domain, clock) = (options.ca_dir.clone(), options.trust_domain, Arc::clone(&clock));
         tokio::task::spawn_blocking(move || CertificateAuthority::open(&directory, &trust_domain, clock))
@@ -70,7 +86,7 @@ async fn run(options: ControllerOptions) -> anyhow::Result<()> {
     let grants = Arc::clone(&world) as Arc<dyn Grants>;
     let parts = ServerParts {
         world,
-        authenticator: Arc::new(tokens),
+        authenticator,
         certifier: Some(Certifier::new(Arc::clone(&authority), grants, options.certificate_lifetime)),
         tls: ServerTls::start(authority, options.names, clock, &tasks)?,
         limits: Limits::default(),
@@ -87,7 +103,7 @@ async fn run(options: ControllerOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what is wrong with the folder, each time that changes, and passes on what is right.
+/// Says what is wrong with what was read, each time that changes, and passes on what is right.
 async fn report(mut updates: mpsc::Receiver<Update>, reported: mpsc::Sender<Update>, mut shutdown: Shutdown) {
     let mut said = Vec::new();
     loop {

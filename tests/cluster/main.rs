@@ -1,6 +1,9 @@
-//! The Kubernetes that tests run on, by itself: pods of two nodes, services, names, and that it goes as it came.
+//! The Kubernetes that tests run on, by itself: pods of two nodes, services, names, and that it goes as it came; and what
+//! of Weft runs on it.
 //!
 //! Takes the kit that `cargo xtask cluster build` has built, or the one that `WEFT_CLUSTER_KIT` names.
+
+mod controller;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -13,9 +13,23 @@ use crate::telemetry::{LineFormat, LogFilter};
 
 #[derive(Debug, Args)]
 pub(super) struct ControllerArgs {
-    /// Folder of Kubernetes manifests (YAML or JSON) that the mesh is described by. A change takes effect at once
+    /// Folder of Kubernetes manifests (YAML or JSON) that the mesh is described by, without --kubernetes. A change takes
+    /// effect at once
     #[arg(long, env = "WEFT_CONFIG", value_name = "DIR", default_value = "/etc/weft")]
     config: PathBuf,
+
+    /// The mesh is described by the cluster that this pod is in, or that of --kubeconfig; its API server knows the agents'
+    /// tokens
+    #[arg(long, env = "WEFT_KUBERNETES")]
+    kubernetes: bool,
+
+    /// File that says where the API server is and who this controller is to it [default: this pod's service account]
+    #[arg(long, env = "WEFT_KUBECONFIG", value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Service accounts of agents, separated by commas, with --kubernetes: no others are served
+    #[arg(long, env = "WEFT_AGENT_ACCOUNTS", value_name = "NAMESPACE/NAME", value_delimiter = ',', default_value = "weft-system/weft-agent", value_parser = account)]
+    agent_accounts: Vec<String>,
 
     /// Where agents are served: an address with a port, or a port alone for every address
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS", default_value = "15012")]
@@ -29,10 +43,16 @@ pub(super) struct ControllerArgs {
     #[arg(long, env = "WEFT_CA_DIR", value_name = "DIR", default_value = "/var/lib/weft/ca")]
     ca_dir: PathBuf,
 
-    /// File of the agents' tokens: on each line the name of a node and the SHA-256 of its token, without a line break, in
-    /// hexadecimal. Read again when it changes
-    #[arg(long, env = "WEFT_TOKENS", value_name = "FILE")]
-    tokens: PathBuf,
+    /// File of the agents' tokens, without --kubernetes: on each line the name of a node and the SHA-256 of its token,
+    /// without a line break, in hexadecimal. Read again when it changes
+    #[arg(
+        long,
+        env = "WEFT_TOKENS",
+        value_name = "FILE",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    tokens: Option<PathBuf>,
 
     /// Trust domain of the mesh: the first part of every identity
     #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "NAME", default_value = agent::CLUSTER_LOCAL, value_parser = agent::trust_domain)]
@@ -68,19 +88,36 @@ pub(super) struct ControllerArgs {
     log_format: LineFormat,
 }
 
+/// What describes the mesh, and knows the agents' tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControllerSource {
+    /// Files.
+    Files {
+        /// Folder of manifests.
+        config: PathBuf,
+        /// File of the agents' tokens.
+        tokens: PathBuf,
+    },
+    /// A Kubernetes cluster.
+    Kubernetes {
+        /// Where its API server is, and who the controller is to it; `None`: as this pod's files say.
+        kubeconfig: Option<PathBuf>,
+        /// Service accounts of agents, as `namespace/name`.
+        agent_accounts: Vec<String>,
+    },
+}
+
 /// What a controller is started with: the flags of `weft controller`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControllerOptions {
-    /// Folder of manifests.
-    pub config: PathBuf,
+    /// What describes the mesh, and knows the agents' tokens.
+    pub source: ControllerSource,
     /// Where agents are served.
     pub listen: SocketAddr,
     /// Names and addresses by which agents dial it.
     pub names: Vec<String>,
     /// Folder of the certificate authority.
     pub ca_dir: PathBuf,
-    /// File of the agents' tokens.
-    pub tokens: PathBuf,
     /// Trust domain of the mesh.
     pub trust_domain: String,
     /// The longest that agents' certificates are valid.
@@ -110,12 +147,15 @@ impl ControllerArgs {
             anyhow::bail!("--listen: a controller that listens nowhere serves nobody");
         };
         anyhow::ensure!(self.certificate_lifetime >= Duration::from_secs(60), "--certificate-lifetime: at least 1m");
+        let source = match self.tokens {
+            Some(tokens) => ControllerSource::Files { config: self.config, tokens },
+            None => ControllerSource::Kubernetes { kubeconfig: self.kubeconfig, agent_accounts: self.agent_accounts },
+        };
         Ok(ControllerOptions {
-            config: self.config,
+            source,
             listen,
             names: self.names,
             ca_dir: self.ca_dir,
-            tokens: self.tokens,
             trust_domain: self.trust_domain,
             certificate_lifetime: self.certificate_lifetime,
             cluster: self.cluster,
@@ -126,4 +166,14 @@ impl ControllerArgs {
             log_format: self.log_format,
         })
     }
+}
+
+/// A service account, as `namespace/name`.
+fn account(text: &str) -> Result<String, String> {
+    let Some((namespace, name)) = text.split_once('/') else {
+        return Err("write it as namespace/name".to_owned());
+    };
+    agent::namespace(namespace)?;
+    agent::node_name(name)?;
+    Ok(text.to_owned())
 }

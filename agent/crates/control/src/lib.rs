@@ -1,7 +1,7 @@
 //! Sources of configuration, and their translation into the model.
 //!
 //! The one configuration language is that of Kubernetes' manifests. [`FileSource`] reads them from a folder and keeps
-//! watching it; [`analyze()`] looks for mistakes in one. Whatever the source, the same translator turns objects into
+//! watching it, [`source::kubernetes`] watches a cluster; [`analyze()`] looks for mistakes in a folder. Whatever the source, the same translator turns objects into
 //! changes of the model: it evaluates selectors, defaults and precedence, so that the model needs to know none of them.
 //!
 //! A mesh of many nodes has a control plane: [`serve`] tells agents what one source says, and issues their
@@ -10,7 +10,7 @@
 //! This crate knows nothing of tunnels, capture or the pods' sockets.
 #![forbid(unsafe_code)]
 
-mod source;
+pub mod source;
 mod manifest;
 mod object;
 mod translate;

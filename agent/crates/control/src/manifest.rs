@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::object::{Interner, Object, ObjectId};
+use serde_json::Value;
+
+use crate::object::{Interner, Kind, Object, ObjectId};
 use crate::problem::{Note, Problem, Severity};
 
 /// Largest file that is read.
@@ -55,6 +57,8 @@ impl Format {
 pub(crate) enum Scrutiny {
     /// At what Weft uses.
     Normal,
+    /// At what Weft uses, of objects that an API server has let through: it knows more fields than Weft.
+    Lenient,
     /// Also at the fields of pods that Weft does not use: a mistake there keeps the pod out of a cluster.
     Full,
 }
@@ -125,6 +129,12 @@ pub(crate) fn read(file: &Arc<Path>, format: Format, bytes: &[u8], scrutiny: Scr
         manifest.problems.push(note.at(Some(Arc::clone(file)), None, None));
     }
     manifest
+}
+
+/// Reads an object that an API server has: what there is of it, and what is wrong with it. Nothing: nobody can tell which
+/// object it is.
+pub(crate) fn read_object(kind: Kind, tree: &Value, interner: &mut Interner) -> (Option<Entry>, Vec<Problem>) {
+    decode::object_of_cluster(kind, tree, interner)
 }
 
 /// What reading needs to know.

@@ -78,6 +78,21 @@ impl Kind {
         }
     }
 
+    /// What its resources are called in paths of the API.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::Node => "nodes",
+            Self::ServiceAccount => "serviceaccounts",
+            Self::Pod => "pods",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::PeerAuthentication => "peerauthentications",
+        }
+    }
+
     /// The versions of its API that are read, the current one first.
     #[must_use]
     pub fn api_versions(self) -> &'static [&'static str] {

@@ -16,6 +16,7 @@ mod residents;
 mod stream;
 mod subscription;
 mod tls;
+mod token_review;
 mod world;
 
 use std::io;
@@ -30,6 +31,7 @@ pub use residents::Grants;
 pub use stream::CountsNow;
 use thiserror::Error;
 pub use tls::{ServerTls, ServerTlsError};
+pub use token_review::TokenReviews;
 use tokio::net::TcpListener;
 use weft_runtime::Tasks;
 pub use world::World;

@@ -1,10 +1,11 @@
-//! The file source: a folder of manifests, watched.
+//! The file source: a folder of manifests, watched. The other one, [`kubernetes`], watches an API server.
 //!
 //! The folder's own `*.yaml`, `*.yml` and `*.json` files are read, those of folders inside it are not: a mounted
 //! ConfigMap keeps its versions in such folders. What is wrong is reported, and what was right before stays in force:
 //! a file that cannot be parsed keeps all of its objects, and an object that is invalid keeps its last valid version.
 
 mod folder;
+pub mod kubernetes;
 mod ownership;
 mod watch;
 
@@ -51,14 +52,14 @@ impl SourceOptions {
     }
 }
 
-/// What the folder says now.
+/// What the source says now.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
     /// What is other than in the last update. To be applied as one batch.
     pub changes: Vec<Change>,
     /// All pods of this node, in the order of their names.
     pub local_pods: Vec<LocalPod>,
-    /// All that is wrong with the folder.
+    /// All that is wrong with what was read.
     pub problems: Vec<Problem>,
     /// How many objects are in force.
     pub objects: ObjectCounts,
@@ -112,7 +113,7 @@ impl FileSource {
                 translator: Translator::new(options.translation.clone()),
                 watcher,
                 options,
-                sent: None,
+                sent: Sent::default(),
             }
             .run(&sender);
         });
@@ -148,8 +149,27 @@ struct Reader {
     folder: Folder,
     translator: Translator,
     watcher: Watcher,
-    /// The last update, without its changes.
-    sent: Option<Update>,
+    sent: Sent,
+}
+
+/// The last update of a source, without its changes.
+#[derive(Debug, Default)]
+struct Sent(Option<Update>);
+
+impl Sent {
+    /// The next update, if it has anything to say.
+    fn news(&mut self, changes: Vec<Change>, state: Update) -> Option<Update> {
+        let is_news = self.0.as_ref().is_none_or(|sent| {
+            !changes.is_empty()
+                || sent.local_pods != state.local_pods
+                || sent.problems != state.problems
+                || sent.objects != state.objects
+        });
+        is_news.then(|| {
+            self.0 = Some(state.clone());
+            Update { changes, ..state }
+        })
+    }
 }
 
 impl Reader {
@@ -185,16 +205,7 @@ impl Reader {
         }));
         problems.extend(blindness);
         let state = Update { changes: Vec::new(), local_pods, problems, objects: self.translator.counts() };
-        let is_news = self.sent.as_ref().is_none_or(|sent| {
-            !changes.is_empty()
-                || sent.local_pods != state.local_pods
-                || sent.problems != state.problems
-                || sent.objects != state.objects
-        });
-        is_news.then(|| {
-            self.sent = Some(state.clone());
-            Update { changes, ..state }
-        })
+        self.sent.news(changes, state)
     }
 
     /// Hands an update over. `false`: there is nobody to hand it to, or no time.

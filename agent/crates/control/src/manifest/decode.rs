@@ -13,7 +13,7 @@ use crate::object::{
     AuthorizationPolicy, EndpointSlice, Interner, Kind, Namespace, Node, Object, ObjectId, PeerAuthentication,
     PeerAuthenticationManifest, Pod, PodView, PolicyManifest, Service, ServiceAccount, excerpt, identify,
 };
-use crate::problem::{Note, Notes, Severity};
+use crate::problem::{Note, Notes, Problem, Severity};
 
 /// Of so many problems of one object the lines are searched for.
 const MAX_SEARCHES: usize = 20;
@@ -113,22 +113,9 @@ impl Part {
             Err(error) => return self.malformed(reader, document, line, error),
         };
         let mut notes = Notes::default();
-        match object(kind, &tree, reader.scrutiny, &mut self.interner, &mut notes) {
-            Ok(Some(object)) => self.found(reader, document, line, notes, object),
-            Ok(None) => self.invalid(reader, document, line, kind, notes, &tree),
-            Err(error) => {
-                let field = match error.place {
-                    Place::Field(field) => field,
-                    Place::Line(_) | Place::Unknown => String::new(),
-                };
-                let suggestion = if error.message.ends_with("expected a string") {
-                    "put the value into quotes"
-                } else {
-                    "correct the value, or remove the field"
-                };
-                notes.error(field, error.message, suggestion);
-                self.invalid(reader, document, line, kind, notes, &tree);
-            }
+        match understood(kind, &tree, reader.scrutiny, &mut self.interner, &mut notes) {
+            Some(object) => self.found(reader, document, line, notes, object),
+            None => self.invalid(reader, document, line, kind, notes, &tree),
         }
     }
 
@@ -216,6 +203,46 @@ impl Part {
     }
 }
 
+/// Reads an object that an API server has.
+pub(super) fn object_of_cluster(kind: Kind, tree: &Value, interner: &mut Interner) -> (Option<Entry>, Vec<Problem>) {
+    let mut notes = Notes::default();
+    let (id, reading) = match understood(kind, tree, Scrutiny::Lenient, interner, &mut notes) {
+        Some(object) if notes.has_errors() => (Some(object.id()), Reading::Invalid(Some(object))),
+        Some(object) => (Some(object.id()), Reading::Valid(object)),
+        None => {
+            let text = |field: &str| tree.get("metadata")?.get(field)?.as_str();
+            let id = identify(kind, text("namespace"), text("name"), interner, &mut Notes::default());
+            let substitute = id.as_ref().and_then(|id| substitute(id, tree, interner));
+            (id, Reading::Invalid(substitute))
+        }
+    };
+    let problems = notes.into_vec().into_iter().map(|note| note.at(None, None, id.clone())).collect();
+    (id.map(|id| Entry { id, line: 0, reading }), problems)
+}
+
+/// Reads an object of a kind, and notes why it cannot be.
+fn understood(
+    kind: Kind,
+    tree: &Value,
+    scrutiny: Scrutiny,
+    interner: &mut Interner,
+    notes: &mut Notes,
+) -> Option<Object> {
+    object(kind, tree, scrutiny, interner, notes).unwrap_or_else(|error| {
+        let field = match error.place {
+            Place::Field(field) => field,
+            Place::Line(_) | Place::Unknown => String::new(),
+        };
+        let suggestion = if error.message.ends_with("expected a string") {
+            "put the value into quotes"
+        } else {
+            "correct the value, or remove the field"
+        };
+        notes.error(field, error.message, suggestion);
+        None
+    })
+}
+
 /// Reads an object of a kind. `None`: its name cannot be made out.
 fn object(
     kind: Kind,
@@ -234,32 +261,32 @@ fn object(
             Pod::read(&view, interner, notes).map(Object::Pod)
         }
         Kind::Namespace => {
-            let manifest: core::Namespace = full(tree, notes)?;
+            let manifest: core::Namespace = full(tree, scrutiny, notes)?;
             Namespace::read(&manifest, interner, notes).map(Object::Namespace)
         }
         Kind::Node => {
-            let manifest: core::Node = full(tree, notes)?;
+            let manifest: core::Node = full(tree, scrutiny, notes)?;
             Node::read(&manifest, interner, notes).map(Object::Node)
         }
         Kind::ServiceAccount => {
-            let manifest: core::ServiceAccount = full(tree, notes)?;
+            let manifest: core::ServiceAccount = full(tree, scrutiny, notes)?;
             ServiceAccount::read(&manifest, interner, notes).map(Object::ServiceAccount)
         }
         Kind::Service => {
-            let manifest: core::Service = full(tree, notes)?;
+            let manifest: core::Service = full(tree, scrutiny, notes)?;
             Service::read(&manifest, interner, notes).map(Object::Service)
         }
         Kind::EndpointSlice => {
-            let manifest: discovery::EndpointSlice = full(tree, notes)?;
+            let manifest: discovery::EndpointSlice = full(tree, scrutiny, notes)?;
             EndpointSlice::read(&manifest, interner, notes).map(Object::EndpointSlice)
         }
         Kind::AuthorizationPolicy => {
-            let manifest: PolicyManifest = full(tree, notes)?;
+            let manifest: PolicyManifest = full(tree, scrutiny, notes)?;
             agree(kind, &manifest.api_version, &manifest.kind)?;
             AuthorizationPolicy::read(&manifest, interner, notes).map(Object::AuthorizationPolicy)
         }
         Kind::PeerAuthentication => {
-            let manifest: PeerAuthenticationManifest = full(tree, notes)?;
+            let manifest: PeerAuthenticationManifest = full(tree, scrutiny, notes)?;
             agree(kind, &manifest.api_version, &manifest.kind)?;
             PeerAuthentication::read(&manifest, interner, notes).map(Object::PeerAuthentication)
         }
@@ -278,15 +305,17 @@ fn agree(kind: Kind, api_version: &str, found: &str) -> Result<(), ReadError> {
 }
 
 /// Reads a whole manifest; fields that it does not have are noted.
-fn full<'v, T: Deserialize<'v>>(tree: &'v Value, notes: &mut Notes) -> Result<T, ReadError> {
+fn full<'v, T: Deserialize<'v>>(tree: &'v Value, scrutiny: Scrutiny, notes: &mut Notes) -> Result<T, ReadError> {
     read_tree(tree, &mut |field| {
-        notes.warning(field, "is not a field, and has no effect", "correct its name or indentation");
+        if scrutiny != Scrutiny::Lenient {
+            notes.warning(field, "is not a field, and has no effect", "correct its name or indentation");
+        }
     })
 }
 
 /// Reads a Pod as an API server would, for what Weft itself does not look at.
 fn scrutinize(tree: &Value, notes: &mut Notes) {
-    if let Err(ReadError { message, place }) = full::<core::Pod>(tree, notes) {
+    if let Err(ReadError { message, place }) = full::<core::Pod>(tree, Scrutiny::Full, notes) {
         let field = match place {
             Place::Field(field) => field,
             Place::Line(_) | Place::Unknown => String::new(),

@@ -1,0 +1,281 @@
+//! The Kubernetes source: the objects of a cluster, watched.
+//!
+//! Each kind has a watch of its own, which lists, goes on from there by the API server's events, and lists again when it
+//! has fallen behind; while the API server is away what was known stays. The first update waits for all kinds: an agent
+//! is never told of half a cluster. Kinds of Istio that a cluster does not have are none, and are looked for again.
+
+mod contents;
+
+use std::fmt;
+use std::pin::pin;
+use std::time::Duration;
+
+use contents::Contents;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, utils, watcher as watch_of};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::StreamExt;
+use weft_runtime::{Backoff, Shutdown, Tasks};
+
+use super::{Sent, Update};
+use crate::object::Kind;
+use crate::translate::TranslationOptions;
+
+/// After a first change, how long others may join it.
+const COALESCING: Duration = Duration::from_millis(20);
+/// Events that wait to be read, of all kinds; then the watches wait.
+const QUEUE: usize = 256;
+/// How often, at first and at last, a watch that failed is begun anew.
+const RETRIES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// What a watch has to say.
+#[derive(Debug)]
+enum News {
+    /// All objects will be listed.
+    Listing,
+    Listed(Box<DynamicObject>),
+    /// There are no others than those that were listed.
+    ListEnd,
+    Put(Box<DynamicObject>),
+    Removed(Box<DynamicObject>),
+    /// The cluster has no such kind.
+    Absent,
+}
+
+impl From<Event<DynamicObject>> for News {
+    fn from(event: Event<DynamicObject>) -> Self {
+        match event {
+            Event::Init => Self::Listing,
+            Event::InitApply(object) => Self::Listed(Box::new(object)),
+            Event::InitDone => Self::ListEnd,
+            Event::Apply(object) => Self::Put(Box::new(object)),
+            Event::Delete(object) => Self::Removed(Box::new(object)),
+        }
+    }
+}
+
+/// Starts to watch a cluster. The first update comes when all kinds were listed, and says all; each later one says what
+/// changed. A receiver that falls behind holds the source up, and misses nothing.
+#[must_use]
+pub fn start(client: &Client, translation: TranslationOptions, tasks: &Tasks) -> mpsc::Receiver<Update> {
+    let (news, read) = mpsc::channel(QUEUE);
+    for kind in Kind::ALL {
+        let watch = Watch { kind, client: client.clone(), news: news.clone(), said: String::new() };
+        tasks.spawn(format!("watch-{}", kind.plural()), watch.run(tasks.shutdown()));
+    }
+    let (sender, updates) = mpsc::channel(4);
+    tasks.spawn("cluster", follow(Contents::new(translation), read, sender, tasks.shutdown()));
+    updates
+}
+
+/// Puts the news of all watches together.
+async fn follow(
+    mut contents: Contents,
+    mut news: mpsc::Receiver<(Kind, News)>,
+    sender: mpsc::Sender<Update>,
+    mut shutdown: Shutdown,
+) {
+    let mut sent = Sent::default();
+    let mut due: Option<Instant> = None;
+    loop {
+        let is_due = async {
+            match due.filter(|_| contents.is_complete()) {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => return,
+            () = is_due => {
+                due = None;
+                let (changes, state) = contents.flush();
+                if let Some(update) = sent.news(changes, state) {
+                    tokio::select! {
+                        biased;
+                        () = shutdown.requested() => return,
+                        taken = sender.send(update) => if taken.is_err() { return },
+                    }
+                }
+            }
+            event = news.recv() => {
+                let Some((kind, event)) = event else { return };
+                contents.note(kind, event);
+                due.get_or_insert_with(|| Instant::now() + COALESCING);
+            }
+        }
+    }
+}
+
+/// The watch of one kind.
+struct Watch {
+    kind: Kind,
+    client: Client,
+    news: mpsc::Sender<(Kind, News)>,
+    /// What was last said of it in the log.
+    said: String,
+}
+
+/// Why a watch ended.
+enum Ended {
+    /// The API server does not know how to list by a watch (before Kubernetes 1.32).
+    NeedsList,
+    /// Nobody listens any more.
+    Over,
+}
+
+impl Watch {
+    async fn run(mut self, mut shutdown: Shutdown) {
+        let watching = async {
+            // A list in pieces, as events, costs the API server and this process least memory.
+            if let Ended::NeedsList = self.watch(watcher::Config::default().streaming_lists()).await {
+                self.watch(watcher::Config::default()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => {}
+            () = watching => {}
+        }
+    }
+
+    async fn watch(&mut self, config: watcher::Config) -> Ended {
+        let lists_by_watch = matches!(config.initial_list_strategy, watcher::InitialListStrategy::StreamingList);
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(self.kind));
+        let mut events = pin!(watch_of(api, config).backoff(Retries(Backoff::new(RETRIES.0, RETRIES.1))));
+        while let Some(event) = events.next().await {
+            let news = match event {
+                Ok(event) => {
+                    if matches!(event, Event::InitDone) {
+                        self.say(|kind| tracing::info!(%kind, "watching"), "watching");
+                    }
+                    News::from(event)
+                }
+                Err(error) => match code(&error) {
+                    Some(400 | 422) if lists_by_watch => return Ended::NeedsList,
+                    Some(404) => {
+                        self.say(
+                            |kind| tracing::info!(%kind, "the cluster does not have this kind; waiting for it"),
+                            "absent",
+                        );
+                        News::Absent
+                    }
+                    code => {
+                        let hint = Hint(self.kind, code);
+                        let text = error.to_string();
+                        let message =
+                            |kind| tracing::warn!(%kind, error = text, "watching failed; what is known stays. {hint}");
+                        self.say(message, &text);
+                        continue;
+                    }
+                },
+            };
+            if self.news.send((self.kind, news)).await.is_err() {
+                return Ended::Over;
+            }
+        }
+        Ended::Over
+    }
+
+    /// Says something once, not with each attempt.
+    fn say(&mut self, message: impl FnOnce(Kind), what: &str) {
+        if self.said != what {
+            what.clone_into(&mut self.said);
+            message(self.kind);
+        }
+    }
+}
+
+/// The pauses between attempts.
+struct Retries(Backoff);
+
+impl Iterator for Retries {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.pause())
+    }
+}
+
+impl utils::Backoff for Retries {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+/// What to do about a watch that is refused.
+struct Hint(Kind, Option<u16>);
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = self.0.plural();
+        match self.1 {
+            Some(401) => f.write_str("The API server does not accept the controller's credentials"),
+            Some(403) => write!(f, "Its ClusterRole must allow get, list and watch of {plural}"),
+            _ => f.write_str("Trying again"),
+        }
+    }
+}
+
+/// The status that the API server answered with, if it did.
+fn code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        watcher::Error::WatchError(status) => Some(status.code),
+        watcher::Error::NoResourceVersion => None,
+    }
+}
+
+/// Where the API has a kind.
+fn resource(kind: Kind) -> ApiResource {
+    let api_version = kind.api_versions()[0];
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: api_version.to_owned(),
+        kind: kind.name().to_owned(),
+        plural: kind.plural().to_owned(),
+    }
+}
+
+/// A client of the API server: that of a kubeconfig, or with none, of the cluster that this process's pod is in.
+///
+/// # Errors
+/// When there is no such file, or it is none, or this is no pod.
+pub async fn connect(kubeconfig: Option<&std::path::Path>) -> Result<Client, ConnectError> {
+    use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+    let config = match kubeconfig {
+        Some(path) => {
+            let failed =
+                |error: kube::config::KubeconfigError| ConnectError(path.display().to_string(), error.to_string());
+            let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)?
+        }
+        None => Config::incluster().map_err(|error| {
+            ConnectError(
+                "the pod's service account".to_owned(),
+                format!("{error}: is this a pod? Else give --kubeconfig"),
+            )
+        })?,
+    };
+    let server = config.cluster_url.to_string();
+    Client::try_from(config).map_err(|error| ConnectError(server, error.to_string()))
+}
+
+/// Why there is no client: what it was to be made of, and what is wrong with that.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the API server cannot be reached by way of {0}: {1}")]
+pub struct ConnectError(String, String);
+
+#[cfg(test)]
+mod tests;

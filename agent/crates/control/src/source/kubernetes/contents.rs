@@ -1,0 +1,143 @@
+//! What is known of a cluster, and what that changes in the model.
+
+use std::collections::BTreeMap;
+
+use hashbrown::{HashMap, HashSet};
+use kube::api::DynamicObject;
+use weft_model::Change;
+
+use super::super::{LARGE_BATCH, Update};
+use super::News;
+use crate::manifest::{Reading, read_object};
+use crate::object::{Interner, Kind, ObjectId};
+use crate::problem::Problem;
+use crate::translate::{TranslationOptions, Translator};
+
+/// All kinds.
+#[derive(Debug)]
+pub(super) struct Contents {
+    translator: Translator,
+    interner: Interner,
+    kinds: HashMap<Kind, Objects>,
+    problems: BTreeMap<ObjectId, Vec<Problem>>,
+}
+
+/// The objects of one kind.
+#[derive(Debug, Default)]
+struct Objects {
+    /// Those in force. One that became invalid stays as it was.
+    known: HashSet<ObjectId>,
+    /// Those that the list under way has named so far.
+    listed: Option<HashSet<ObjectId>>,
+    /// A list came to its end.
+    is_complete: bool,
+}
+
+impl Contents {
+    pub(super) fn new(translation: TranslationOptions) -> Self {
+        Self {
+            translator: Translator::new(translation),
+            interner: Interner::default(),
+            kinds: Kind::ALL.into_iter().map(|kind| (kind, Objects::default())).collect(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// Whether all kinds have been listed once.
+    pub(super) fn is_complete(&self) -> bool {
+        self.kinds.values().all(|objects| objects.is_complete)
+    }
+
+    /// Takes in what a watch has to say.
+    pub(super) fn note(&mut self, kind: Kind, news: News) {
+        match news {
+            News::Listing => self.objects(kind).listed = Some(HashSet::new()),
+            News::Listed(object) => {
+                if let Some(id) = self.put(kind, &object)
+                    && let Some(listed) = &mut self.objects(kind).listed
+                {
+                    listed.insert(id);
+                }
+            }
+            News::ListEnd => {
+                let listed = self.objects(kind).listed.take().unwrap_or_default();
+                self.keep(kind, &listed);
+            }
+            News::Put(object) => {
+                self.put(kind, &object);
+            }
+            News::Removed(object) => {
+                let namespace = object.metadata.namespace.as_deref().filter(|_| kind.is_namespaced());
+                let id = ObjectId {
+                    kind,
+                    namespace: self.interner.text(namespace.unwrap_or_default()),
+                    name: self.interner.text(object.metadata.name.as_deref().unwrap_or_default()),
+                };
+                self.remove(&id);
+            }
+            News::Absent => self.keep(kind, &HashSet::new()),
+        }
+    }
+
+    /// What changed since the last time, and all else that there is to say.
+    pub(super) fn flush(&mut self) -> (Vec<Change>, Update) {
+        let changes = self.translator.flush();
+        if changes.len() >= LARGE_BATCH {
+            self.translator.trim();
+            self.interner.forget_unused();
+        }
+        let (local_pods, notes) = self.translator.local_pods();
+        let mut problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
+        problems.extend(notes.into_iter().map(|(object, note)| note.at(None, None, Some(object))));
+        (changes, Update { changes: Vec::new(), local_pods, problems, objects: self.translator.counts() })
+    }
+
+    fn objects(&mut self, kind: Kind) -> &mut Objects {
+        self.kinds.entry(kind).or_default()
+    }
+
+    /// Only these of a kind are left.
+    fn keep(&mut self, kind: Kind, listed: &HashSet<ObjectId>) {
+        let objects = self.objects(kind);
+        objects.listed = None;
+        objects.is_complete = true;
+        let gone: Vec<ObjectId> = objects.known.iter().filter(|id| !listed.contains(*id)).cloned().collect();
+        gone.iter().for_each(|id| self.remove(id));
+        self.problems.retain(|id, _| id.kind != kind || listed.contains(id));
+    }
+
+    fn put(&mut self, kind: Kind, object: &DynamicObject) -> Option<ObjectId> {
+        let tree = serde_json::to_value(object).ok()?;
+        let (entry, problems) = read_object(kind, &tree, &mut self.interner);
+        // An API server has no object without a name.
+        let entry = entry?;
+        if problems.is_empty() {
+            self.problems.remove(&entry.id);
+        } else {
+            self.problems.insert(entry.id.clone(), problems);
+        }
+        let is_known = self.objects(kind).known.contains(&entry.id);
+        let in_force = match entry.reading {
+            Reading::Valid(object) => Some(object),
+            // What was valid stays.
+            Reading::Invalid(_) if is_known => None,
+            Reading::Invalid(substitute) => substitute,
+        };
+        if let Some(object) = in_force {
+            self.objects(kind).known.insert(entry.id.clone());
+            self.translator.put(object);
+        }
+        Some(entry.id)
+    }
+
+    fn remove(&mut self, id: &ObjectId) {
+        self.problems.remove(id);
+        let objects = self.objects(id.kind);
+        if let Some(listed) = &mut objects.listed {
+            listed.remove(id);
+        }
+        if objects.known.remove(id) {
+            self.translator.remove(id);
+        }
+    }
+}

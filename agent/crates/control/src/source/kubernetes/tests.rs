@@ -1,0 +1,130 @@
+use serde_json::{Value, json};
+use weft_model::Change;
+
+use super::*;
+use crate::problem::Severity;
+
+fn object(tree: Value) -> DynamicObject {
+    serde_json::from_value(tree).expect("the object is well-formed")
+}
+
+fn namespace(name: &str) -> DynamicObject {
+    object(json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": name, "labels": { "istio.io/dataplane-mode": "ambient" } },
+    }))
+}
+
+fn pod(name: &str, address: &str) -> DynamicObject {
+    object(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": "shop", "uid": format!("uid-{name}") },
+        "spec": { "nodeName": "n1", "containers": [{ "name": "c", "fieldOfTheFuture": 1 }] },
+        "status": {
+            "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }],
+            "conditions": [{ "type": "Ready", "status": "True" }],
+        },
+    }))
+}
+
+fn policy(action: &str) -> DynamicObject {
+    object(json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": { "name": "p", "namespace": "shop" },
+        "spec": { "action": action, "rules": [{ "from": [{ "source": { "namespaces": ["shop"] } }] }] },
+    }))
+}
+
+/// All kinds were listed, these objects among them.
+fn complete(contents: &mut Contents, objects: &[(Kind, DynamicObject)]) {
+    for kind in Kind::ALL {
+        list(contents, kind, objects.iter().filter(|(of, _)| *of == kind).map(|(_, object)| object.clone()));
+    }
+}
+
+fn list(contents: &mut Contents, kind: Kind, objects: impl IntoIterator<Item = DynamicObject>) {
+    contents.note(kind, News::Listing);
+    for object in objects {
+        contents.note(kind, News::Listed(Box::new(object)));
+    }
+    contents.note(kind, News::ListEnd);
+}
+
+fn workloads(changes: &[Change]) -> Vec<String> {
+    let said = changes.iter().filter_map(|change| match change {
+        Change::PutWorkload(workload) => Some(format!("+{}", workload.name)),
+        Change::RemoveWorkload(uid) => Some(format!("-{}", uid.rsplit('/').next().unwrap_or_default())),
+        _ => None,
+    });
+    let mut said: Vec<String> = said.collect();
+    said.sort();
+    said
+}
+
+#[test]
+fn nothing_is_complete_before_every_kind_was_listed() {
+    let mut contents = Contents::new(TranslationOptions::default());
+    for kind in Kind::ALL {
+        assert!(!contents.is_complete(), "before {kind}");
+        if kind == Kind::PeerAuthentication {
+            // A cluster without Istio's kinds has none of them.
+            contents.note(kind, News::Absent);
+        } else {
+            list(&mut contents, kind, []);
+        }
+    }
+    assert!(contents.is_complete());
+}
+
+#[test]
+fn a_new_list_removes_what_it_does_not_name() {
+    let mut contents = Contents::new(TranslationOptions::default());
+    let pods = [("a", "10.0.0.1"), ("b", "10.0.0.2")].map(|(name, address)| (Kind::Pod, pod(name, address)));
+    complete(&mut contents, &[vec![(Kind::Namespace, namespace("shop"))], pods.to_vec()].concat());
+    assert_eq!(workloads(&contents.flush().0), ["+a", "+b"]);
+    // What was known stays while a list is under way, and when one breaks off.
+    contents.note(Kind::Pod, News::Listing);
+    assert_eq!(workloads(&contents.flush().0), Vec::<String>::new());
+    list(&mut contents, Kind::Pod, [pod("b", "10.0.0.2"), pod("c", "10.0.0.3")]);
+    assert_eq!(workloads(&contents.flush().0), ["+c", "-a"]);
+    contents.note(Kind::Pod, News::Removed(Box::new(pod("b", "10.0.0.2"))));
+    contents.note(Kind::Pod, News::Put(Box::new(pod("d", "10.0.0.4"))));
+    assert_eq!(workloads(&contents.flush().0), ["+d", "-b"]);
+    contents.note(Kind::Pod, News::Absent);
+    assert_eq!(workloads(&contents.flush().0), ["-c", "-d"]);
+}
+
+#[test]
+fn an_object_that_becomes_invalid_stays_as_it_was_and_is_reported_until_it_is_corrected() {
+    let mut contents = Contents::new(TranslationOptions::default());
+    complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::AuthorizationPolicy, policy("DENY"))]);
+    let (changes, state) = contents.flush();
+    assert!(changes.iter().any(|change| matches!(change, Change::PutPolicy(_))), "{changes:?}");
+    assert_eq!(state.problems, []);
+
+    contents.note(Kind::AuthorizationPolicy, News::Put(Box::new(policy("PERHAPS"))));
+    let (changes, state) = contents.flush();
+    assert!(changes.is_empty(), "{changes:?}");
+    assert_eq!(state.problems.len(), 1, "{:?}", state.problems);
+    assert_eq!(state.problems[0].severity, Severity::Error);
+    assert_eq!(state.problems[0].field.as_deref(), Some("spec.action"));
+
+    contents.note(Kind::AuthorizationPolicy, News::Removed(Box::new(policy("PERHAPS"))));
+    let (changes, state) = contents.flush();
+    assert!(changes.iter().any(|change| matches!(change, Change::RemovePolicy(_))), "{changes:?}");
+    assert_eq!(state.problems, []);
+}
+
+#[test]
+fn fields_that_only_the_api_server_knows_are_no_problem() {
+    let mut contents = Contents::new(TranslationOptions::default());
+    let mut service = object(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s", "namespace": "shop" },
+        "spec": { "clusterIP": "10.96.0.1", "ports": [{ "port": 80 }] },
+    }));
+    service.data["spec"]["fieldOfTheFuture"] = json!(true);
+    complete(&mut contents, &[(Kind::Service, service), (Kind::Pod, pod("a", "10.0.0.1"))]);
+    let (changes, state) = contents.flush();
+    assert_eq!(state.problems, []);
+    assert!(changes.iter().any(|change| matches!(change, Change::PutService(_))), "{changes:?}");
+}
