@@ -52,10 +52,12 @@ use weft_model::Snapshot;
 
 pub use certificate::{CertificateInfo, CertificateState};
 pub use connection::{ConnectionEnd, ConnectionInfo, ConnectionState, OlderConnectionInfo};
+pub(crate) use listen::ScrapeListeners;
 pub use listen::{AdminError, AdminOptions, Listeners, socket_path};
 pub use pod::{PodState, PodStatus};
 pub use policy::{MatchInfo, PolicyInfo};
 pub use problem::{Problem, Severity};
+pub(crate) use scrape::Scraped;
 pub use service::{EndpointInfo, ServiceInfo, ServicePortInfo};
 pub use status::{
     AgentState, AgentStatus, CaptureStatus, CertificateCounts, ConnectionCounts, Losses, ObjectCounts, StatusReport,

@@ -2,7 +2,7 @@
 //! certificates.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,12 +12,15 @@ use weft_control::serve::{
     Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, TokenFile, TokenReviews, World,
 };
 use weft_control::source::kubernetes;
-use weft_control::{FileSource, SourceOptions, TranslationOptions, Update};
+use weft_control::{FileSource, Kind, ObjectCounts, Severity, SourceOptions, TranslationOptions, Update};
 use weft_runtime::{Clock, Shutdown, SystemClock, Tasks};
 use weft_transport::CertificateAuthority;
 
+use crate::admin::{ScrapeListeners, Scraped};
 use crate::command::{ControllerOptions, ControllerSource};
-use crate::telemetry::{Logging, Metrics};
+use crate::telemetry::{
+    ControllerMetrics, ControllerObservation, Exposition, Logging, ObservedController, SinkCounters,
+};
 
 /// How long streams may take to end.
 const TASKS_END: Duration = Duration::from_secs(8);
@@ -28,22 +31,26 @@ const TASKS_END: Duration = Duration::from_secs(8);
 /// When it cannot be started: the folder, the authority or the tokens cannot be read, there is no way to the API server,
 /// the address is taken.
 pub fn run_controller(options: ControllerOptions) -> anyhow::Result<()> {
-    let metrics = Metrics::new();
-    let _logging = Logging::start(&options.log, options.log_format, io::stderr(), metrics.agent.log.clone())?;
+    let log = SinkCounters::default();
+    let _logging = Logging::start(&options.log, options.log_format, io::stderr(), log.clone())?;
     crate::wire::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("weft-control")
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(run(options))
+    runtime.block_on(run(options, &log))
 }
 
-async fn run(options: ControllerOptions) -> anyhow::Result<()> {
+async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<()> {
     // Signals are watched first: a controller that is told to end while it starts does so in order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let tasks = Tasks::new();
+    let listeners = ScrapeListeners::bind(options.metrics, options.readiness)?;
+    let state = Arc::new(State::default());
+    let scraped = ScrapedController { metrics: ControllerMetrics::new(state.clone(), log), state: state.clone() };
+    listeners.start(&(Arc::new(scraped) as Arc<dyn Scraped>), &tasks);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
     // What there is to tell.
@@ -70,7 +77,7 @@ async fn run(options: ControllerOptions) -> anyhow::Result<()> {
     };
     let world = World::new(&options.network);
     let (reported, news) = mpsc::channel(1);
-    tasks.spawn("problems", report(updates, reported, tasks.shutdown()));
+    tasks.spawn("problems", report(updates, reported, state.clone(), tasks.shutdown()));
     tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
 
     // Who may hear it, and who is given which certificates.
@@ -92,6 +99,7 @@ async fn run(options: ControllerOptions) -> anyhow::Result<()> {
         limits: Limits::default(),
     };
     let server = Server::start(options.listen, parts, &tasks).await?;
+    let server = state.server.get_or_init(|| server);
     tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "the controller runs");
 
     tokio::select! {
@@ -103,8 +111,87 @@ async fn run(options: ControllerOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What monitoring is told.
+#[derive(Debug, Default)]
+struct State {
+    server: OnceLock<Server>,
+    /// The configuration, once there is one.
+    configuration: Mutex<Option<ControllerObservation>>,
+}
+
+impl State {
+    fn note(&self, update: &Update) {
+        let ObjectCounts {
+            namespaces,
+            nodes,
+            service_accounts,
+            pods,
+            services,
+            endpoint_slices,
+            authorization_policies,
+            peer_authentications,
+        } = update.objects;
+        let objects = [
+            (Kind::Namespace, namespaces),
+            (Kind::Node, nodes),
+            (Kind::ServiceAccount, service_accounts),
+            (Kind::Pod, pods),
+            (Kind::Service, services),
+            (Kind::EndpointSlice, endpoint_slices),
+            (Kind::AuthorizationPolicy, authorization_policies),
+            (Kind::PeerAuthentication, peer_authentications),
+        ];
+        let problems = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Info, "info")];
+        let problems = problems.map(|(severity, name)| {
+            (name, update.problems.iter().filter(|problem| problem.severity == severity).count())
+        });
+        let observation = ControllerObservation {
+            objects: objects.map(|(kind, count)| (kind.name(), count)).to_vec(),
+            problems: problems.to_vec(),
+            ..ControllerObservation::default()
+        };
+        *self.configuration.lock().unwrap_or_else(PoisonError::into_inner) = Some(observation);
+    }
+}
+
+impl ObservedController for State {
+    fn observe(&self) -> ControllerObservation {
+        let configuration = self.configuration.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let counts = self.server.get().map(Server::counts).unwrap_or_default();
+        ControllerObservation { counts, ..configuration.unwrap_or_default() }
+    }
+}
+
+/// What monitoring asks.
+struct ScrapedController {
+    metrics: ControllerMetrics,
+    state: Arc<State>,
+}
+
+impl Scraped for ScrapedController {
+    fn metrics(&self, exposition: Exposition) -> String {
+        self.metrics.render(exposition)
+    }
+
+    fn readiness(&self) -> Result<(), Vec<String>> {
+        let has_configuration = self.state.configuration.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let waits = [
+            (self.state.server.get().is_none(), "agents are not served yet"),
+            (!has_configuration, "the configuration has not been read yet"),
+        ];
+        let reasons: Vec<String> =
+            waits.into_iter().filter(|(waits, _)| *waits).map(|(_, reason)| reason.to_owned()).collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+}
+
 /// Says what is wrong with what was read, each time that changes, and passes on what is right.
-async fn report(mut updates: mpsc::Receiver<Update>, reported: mpsc::Sender<Update>, mut shutdown: Shutdown) {
+async fn report(
+    mut updates: mpsc::Receiver<Update>,
+    reported: mpsc::Sender<Update>,
+    state: Arc<State>,
+    mut shutdown: Shutdown,
+) {
     let mut said = Vec::new();
     loop {
         let update = tokio::select! {
@@ -117,6 +204,7 @@ async fn report(mut updates: mpsc::Receiver<Update>, reported: mpsc::Sender<Upda
             tracing::warn!("{problem}");
         }
         said.clone_from(&update.problems);
+        state.note(&update);
         if reported.send(update).await.is_err() {
             return;
         }

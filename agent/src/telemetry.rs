@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod agent_metrics;
+pub mod controller_metrics;
 mod exposition;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -21,6 +22,7 @@ use prometheus_client::registry::Registry;
 
 pub use access_log::{AccessEnd, AccessLog, AccessRecord, Direction};
 pub use agent_metrics::{AgentMetrics, Observation, WorkerMetrics};
+pub use controller_metrics::{ControllerMetrics, ControllerObservation, ObservedController};
 pub use exposition::Exposition;
 pub use line::LineFormat;
 pub use logging::{LogControl, LogFilter, Logging};

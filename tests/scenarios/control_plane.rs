@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use weft_tests::{Agent, Node, Pod, PodSpec, Process, World, eventually, weft_binary};
+use weft_tests::{Agent, Metrics, Node, Pod, PodSpec, Process, World, eventually, weft_binary};
 
 use crate::client::{Conversation, assert_answered, eventually_answered, eventually_refused};
 use crate::pair::{NAMESPACE, authorization, serve};
@@ -115,6 +115,32 @@ fn agents_carry_traffic_by_what_the_controller_says_and_under_its_certificates()
             .then_some(()))
     })?;
     Ok(())
+}
+
+#[test]
+fn a_controller_says_how_it_fares() -> Result<()> {
+    let mesh = Mesh::start()?;
+    let ask = |url: &str| mesh.nodes[0].run(&["curl", "--silent", "--show-error", "--fail", url])?.success();
+    ensure!(ask("http://127.0.0.1:15016/healthz/ready")? == "ready\n", "the controller is not ready");
+    let metrics = Metrics::parse(&ask("http://127.0.0.1:15014/metrics")?)?;
+    for (name, labels, least) in [
+        ("weft_controller_streams_open", &[][..], 2.0),
+        ("weft_controller_resources_total", &[], 2.0),
+        ("weft_controller_certificates_total", &[("result", "granted")], 2.0),
+        ("weft_controller_objects", &[("kind", "Pod")], 2.0),
+    ] {
+        let found = metrics.sum(name, labels);
+        ensure!(found >= least, "{name} {labels:?} is {found}");
+    }
+    let before = metrics.sum("weft_controller_unauthenticated_total", &[]);
+    ensure!(before == 0.0, "{before} requests had no good token before one was spoiled");
+    let third = mesh.world.node("c")?;
+    fs::write(token_file(&mesh.world, third.label()), "made up")?;
+    let _stranger = join(&mesh.world, &third, mesh.address).start_unready()?;
+    eventually("a request without a good token is counted", || {
+        let metrics = Metrics::parse(&ask("http://127.0.0.1:15014/metrics")?)?;
+        Ok((metrics.sum("weft_controller_unauthenticated_total", &[]) > 0.0).then_some(()))
+    })
 }
 
 #[test]

@@ -14,7 +14,7 @@ use weft_runtime::Tasks;
 use super::Admin;
 use super::http::{self, Handler, Listener};
 use super::routes::{AdminRoutes, TcpAdminRoutes};
-use super::scrape::{MetricsRoutes, ReadinessRoutes};
+use super::scrape::{MetricsRoutes, ReadinessRoutes, Scraped};
 
 /// Connections that may wait for the server.
 const BACKLOG: i32 = 64;
@@ -65,7 +65,7 @@ pub enum AdminError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; is another agent running here? give this one another address, or \"off\"",
+        io::ErrorKind::AddrInUse => "; is another one running here? give this one another address, or \"off\"",
         _ => "",
     }
 }
@@ -88,14 +88,8 @@ impl Listeners {
         if let Some(address) = options.admin.filter(|address| !address.ip().to_canonical().is_loopback()) {
             return Err(AdminError::NotLoopback(address));
         }
-        let tcp = |purpose, address: Option<SocketAddr>| {
-            address
-                .map(|address| listen_tcp(address).map_err(|source| AdminError::Tcp { purpose, address, source }))
-                .transpose()
-        };
-        let admin = tcp("--admin", options.admin)?;
-        let metrics = tcp("--metrics", options.metrics)?;
-        let readiness = tcp("--readiness", options.readiness)?;
+        let admin = bind_tcp("--admin", options.admin)?;
+        let ScrapeListeners { metrics, readiness } = ScrapeListeners::bind(options.metrics, options.readiness)?;
         let (socket, socket_file) =
             listen_unix(&options.socket).map_err(|source| AdminError::Unix { path: options.socket.clone(), source })?;
         Ok(Self { socket, socket_file, admin, metrics, readiness })
@@ -124,17 +118,47 @@ impl Listeners {
             let _removed_at_the_end = socket_file;
             over_unix.await;
         });
-        let over_tcp: [(&str, Option<TcpListener>, Arc<dyn Handler>); 3] = [
-            ("admin-tcp", admin_tcp, Arc::new(TcpAdminRoutes(AdminRoutes(admin.clone())))),
-            ("metrics", metrics, Arc::new(MetricsRoutes(admin.clone()))),
-            ("readiness", readiness, Arc::new(ReadinessRoutes(admin.clone()))),
+        if let Some(listener) = admin_tcp {
+            let routes = Arc::new(TcpAdminRoutes(AdminRoutes(admin.clone())));
+            tasks.spawn("admin-tcp", http::serve(Listener::Tcp(listener), routes, tasks.shutdown()));
+        }
+        ScrapeListeners { metrics, readiness }.start(&(Arc::new(admin.clone()) as Arc<dyn Scraped>), tasks);
+    }
+}
+
+/// The sockets that monitoring asks.
+pub(crate) struct ScrapeListeners {
+    metrics: Option<TcpListener>,
+    readiness: Option<TcpListener>,
+}
+
+impl ScrapeListeners {
+    /// Opens the sockets. Must be called from within a tokio runtime.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub(crate) fn bind(metrics: Option<SocketAddr>, readiness: Option<SocketAddr>) -> Result<Self, AdminError> {
+        Ok(Self { metrics: bind_tcp("--metrics", metrics)?, readiness: bind_tcp("--readiness", readiness)? })
+    }
+
+    /// Starts the servers, owned by `tasks`.
+    pub(crate) fn start(self, scraped: &Arc<dyn Scraped>, tasks: &Tasks) {
+        let servers: [(&str, Option<TcpListener>, Arc<dyn Handler>); 2] = [
+            ("metrics", self.metrics, Arc::new(MetricsRoutes(Arc::clone(scraped)))),
+            ("readiness", self.readiness, Arc::new(ReadinessRoutes(Arc::clone(scraped)))),
         ];
-        for (name, listener, handler) in over_tcp {
+        for (name, listener, handler) in servers {
             if let Some(listener) = listener {
                 tasks.spawn(name, http::serve(Listener::Tcp(listener), handler, tasks.shutdown()));
             }
         }
     }
+}
+
+fn bind_tcp(purpose: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, AdminError> {
+    address
+        .map(|address| listen_tcp(address).map_err(|source| AdminError::Tcp { purpose, address, source }))
+        .transpose()
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {

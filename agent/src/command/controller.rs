@@ -78,6 +78,14 @@ pub(super) struct ControllerArgs {
     #[arg(long, env = "WEFT_CLUSTER_DOMAIN", value_name = "NAME", default_value = agent::CLUSTER_LOCAL, value_parser = agent::cluster_domain)]
     cluster_domain: String,
 
+    /// Where metrics are served (/metrics): an address with a port, a port alone for every address, or off
+    #[arg(long, env = "WEFT_METRICS", value_name = "ADDRESS", default_value = "15014")]
+    metrics: ListenAddress,
+
+    /// Where readiness is served (/healthz/ready): an address with a port, a port alone for every address, or off
+    #[arg(long, env = "WEFT_READINESS", value_name = "ADDRESS", default_value = "15016")]
+    readiness: ListenAddress,
+
     /// What is logged, on standard error: off, error, warn, info, debug, trace, or module=level, separated by commas.
     /// Grants and refusals of certificates are records of the module `audit`
     #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
@@ -130,6 +138,10 @@ pub struct ControllerOptions {
     pub root_namespace: String,
     /// Domain of the services' host names.
     pub cluster_domain: String,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Where readiness is served; `None`: nowhere.
+    pub readiness: Option<SocketAddr>,
     /// What is logged.
     pub log: LogFilter,
     /// Form of the log.
@@ -162,6 +174,8 @@ impl ControllerArgs {
             network: self.network,
             root_namespace: self.root_namespace,
             cluster_domain: self.cluster_domain,
+            metrics: self.metrics.address(),
+            readiness: self.readiness.address(),
             log: self.log,
             log_format: self.log_format,
         })

@@ -22,6 +22,7 @@ mod world;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use authenticate::{Authenticating, AuthenticationError, Authenticator, Caller, TokenFile, TokenFileError};
@@ -99,6 +100,7 @@ pub struct ServerParts {
 pub struct Server {
     address: SocketAddr,
     counts: Arc<stream::Counts>,
+    certificates: Option<Arc<certify::Outcomes>>,
 }
 
 impl Server {
@@ -112,9 +114,10 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let counts = Arc::new(stream::Counts::default());
+        let certificates = parts.certifier.as_ref().map(|certifier| Arc::clone(&certifier.outcomes));
         let accepting = connection::accept(listener, parts, Arc::clone(&counts), tasks.shutdown());
         tasks.spawn("control-plane", accepting);
-        Ok(Self { address: bound, counts })
+        Ok(Self { address: bound, counts, certificates })
     }
 
     /// Where it listens.
@@ -126,6 +129,13 @@ impl Server {
     /// What it has done, and does, up to now.
     #[must_use]
     pub fn counts(&self) -> CountsNow {
-        self.counts.now()
+        let load = |count: fn(&certify::Outcomes) -> &AtomicU64| {
+            self.certificates.as_ref().map_or(0, |outcomes| count(outcomes).load(Ordering::Relaxed))
+        };
+        CountsNow {
+            certificates: load(|outcomes| &outcomes.granted),
+            certificate_refusals: load(|outcomes| &outcomes.refused),
+            ..self.counts.now()
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! only if [`Grants`] says so. Every grant and every refusal is a record of the tracing target `audit`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prost_types::value::Kind;
@@ -29,13 +30,21 @@ pub struct Certifier {
     authority: Arc<CertificateAuthority>,
     grants: Arc<dyn Grants>,
     longest: Duration,
+    pub(super) outcomes: Arc<Outcomes>,
+}
+
+/// What became of requests.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    pub(super) granted: AtomicU64,
+    pub(super) refused: AtomicU64,
 }
 
 impl Certifier {
     /// Certificates of `authority`, valid for at most `longest`, and for that long if the request does not say.
     #[must_use]
     pub fn new(authority: Arc<CertificateAuthority>, grants: Arc<dyn Grants>, longest: Duration) -> Self {
-        Self { authority, grants, longest }
+        Self { authority, grants, longest, outcomes: Arc::default() }
     }
 
     fn certify(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<(Identity, Issued), Status> {
@@ -72,10 +81,12 @@ impl IstioCertificateService for Certifier {
         };
         match self.certify(&caller, request.get_ref()) {
             Ok((identity, issued)) => {
+                self.outcomes.granted.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(target: "audit", %caller, %identity, "certificate granted");
                 Ok(Response::new(answer(&issued)))
             }
             Err(status) => {
+                self.outcomes.refused.fetch_add(1, Ordering::Relaxed);
                 let asked = request.get_ref().metadata.as_ref().and_then(|metadata| metadata.fields.get(IMPERSONATED));
                 tracing::warn!(target: "audit", %caller, ?asked, reason = status.message(), "certificate refused");
                 Err(status)

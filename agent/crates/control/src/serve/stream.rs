@@ -63,6 +63,10 @@ pub struct CountsNow {
     pub resources: u64,
     /// Messages that clients refused.
     pub refusals: u64,
+    /// Certificates that were granted.
+    pub certificates: u64,
+    /// Certificates that were refused.
+    pub certificate_refusals: u64,
 }
 
 impl Counts {
@@ -75,6 +79,8 @@ impl Counts {
             pushes: load(&self.pushes),
             resources: load(&self.resources),
             refusals: load(&self.refusals),
+            certificates: 0,
+            certificate_refusals: 0,
         }
     }
 }
