@@ -279,12 +279,24 @@ impl Agent {
         self.process.signal(libc::SIGTERM)
     }
 
-    /// Stops it as a node does that is out of breath: its sockets live on and nobody serves them.
+    /// Stops it as a node does that is out of breath: its sockets live on and nobody serves them. Returns when no thread of
+    /// it runs any more.
     ///
     /// # Errors
     /// It is gone.
-    pub fn pause(&self) -> io::Result<()> {
-        self.process.signal(libc::SIGSTOP)
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(libc::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("the agent has stopped", || {
+            for task in fs::read_dir(&tasks)? {
+                // The state stands behind the name, which ends with the last parenthesis. A thread may end meanwhile.
+                let stat = fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+                if stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T')) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
     }
 
     /// Lets it go on after [`Agent::pause`].
