@@ -17,6 +17,12 @@ fn main() {
     }
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=WEFT_BPF_RUSTC");
+    if env::var("PROFILE").as_deref() == Ok("release") {
+        // Keeps an idle agent small: the script says how.
+        let layout = package.join("layout.ld");
+        println!("cargo::rerun-if-changed={}", layout.display());
+        println!("cargo::rustc-link-arg-bins=-Wl,--script={}", layout.display());
+    }
 
     let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("weft.bpf.o");
     let built = Toolchain::find().and_then(|toolchain| toolchain.build(&root.join("ebpf")));
