@@ -414,7 +414,7 @@ async fn an_address_in_use_is_named_with_its_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let metrics = Some(taken.local_addr().unwrap());
     let error = Listeners::bind(&AdminOptions { metrics, ..options(&folder) }).err().unwrap().to_string();
-    assert!(error.contains("--metrics") && error.contains("is another agent running"), "{error}");
+    assert!(error.contains("--metrics") && error.contains("is another one running"), "{error}");
 }
 
 #[tokio::test]
