@@ -11,16 +11,13 @@ use tokio::sync::mpsc;
 use weft_control::serve::{
     Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, TokenFile, TokenReviews, World,
 };
-use weft_control::source::kubernetes;
-use weft_control::{FileSource, Kind, ObjectCounts, Severity, SourceOptions, TranslationOptions, Update};
+use weft_control::{FileSource, Kind, ObjectCounts, Severity, SourceOptions, TranslationOptions, Update, kubernetes};
 use weft_runtime::{Clock, Shutdown, SystemClock, Tasks};
 use weft_transport::CertificateAuthority;
 
 use crate::admin::{ScrapeListeners, Scraped};
 use crate::command::{ControllerOptions, ControllerSource};
-use crate::telemetry::{
-    ControllerMetrics, ControllerObservation, Exposition, Logging, ObservedController, SinkCounters,
-};
+use crate::telemetry::{ControllerMetrics, ControllerObservation, Exposition, Logging, SinkCounters};
 
 /// How long streams may take to end.
 const TASKS_END: Duration = Duration::from_secs(8);
@@ -48,9 +45,12 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let tasks = Tasks::new();
     let listeners = ScrapeListeners::bind(options.metrics, options.readiness)?;
-    let state = Arc::new(State::default());
-    let scraped = ScrapedController { metrics: ControllerMetrics::new(state.clone(), log), state: state.clone() };
-    listeners.start(&(Arc::new(scraped) as Arc<dyn Scraped>), &tasks);
+    let monitored = Arc::new(Monitored {
+        metrics: ControllerMetrics::new(log),
+        server: OnceLock::new(),
+        configuration: Mutex::new(None),
+    });
+    listeners.start(&(monitored.clone() as Arc<dyn Scraped>), &tasks);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
     // What there is to tell.
@@ -77,7 +77,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
     };
     let world = World::new(&options.network);
     let (reported, news) = mpsc::channel(1);
-    tasks.spawn("problems", report(updates, reported, state.clone(), tasks.shutdown()));
+    tasks.spawn("problems", report(updates, reported, monitored.clone(), tasks.shutdown()));
     tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
 
     // Who may hear it, and who is given which certificates.
@@ -99,7 +99,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         limits: Limits::default(),
     };
     let server = Server::start(options.listen, parts, &tasks).await?;
-    let server = state.server.get_or_init(|| server);
+    let server = monitored.server.get_or_init(|| server);
     tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "the controller runs");
 
     tokio::select! {
@@ -111,15 +111,15 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
     Ok(())
 }
 
-/// What monitoring is told.
-#[derive(Debug, Default)]
-struct State {
+/// What monitoring asks.
+struct Monitored {
+    metrics: ControllerMetrics,
     server: OnceLock<Server>,
     /// The configuration, once there is one.
     configuration: Mutex<Option<ControllerObservation>>,
 }
 
-impl State {
+impl Monitored {
     fn note(&self, update: &Update) {
         let ObjectCounts {
             namespaces,
@@ -154,29 +154,18 @@ impl State {
     }
 }
 
-impl ObservedController for State {
-    fn observe(&self) -> ControllerObservation {
+impl Scraped for Monitored {
+    fn metrics(&self, exposition: Exposition) -> String {
         let configuration = self.configuration.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let counts = self.server.get().map(Server::counts).unwrap_or_default();
-        ControllerObservation { counts, ..configuration.unwrap_or_default() }
-    }
-}
-
-/// What monitoring asks.
-struct ScrapedController {
-    metrics: ControllerMetrics,
-    state: Arc<State>,
-}
-
-impl Scraped for ScrapedController {
-    fn metrics(&self, exposition: Exposition) -> String {
+        self.metrics.observe(ControllerObservation { counts, ..configuration.unwrap_or_default() });
         self.metrics.render(exposition)
     }
 
     fn readiness(&self) -> Result<(), Vec<String>> {
-        let has_configuration = self.state.configuration.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let has_configuration = self.configuration.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let waits = [
-            (self.state.server.get().is_none(), "agents are not served yet"),
+            (self.server.get().is_none(), "agents are not served yet"),
             (!has_configuration, "the configuration has not been read yet"),
         ];
         let reasons: Vec<String> =
@@ -189,7 +178,7 @@ impl Scraped for ScrapedController {
 async fn report(
     mut updates: mpsc::Receiver<Update>,
     reported: mpsc::Sender<Update>,
-    state: Arc<State>,
+    monitored: Arc<Monitored>,
     mut shutdown: Shutdown,
 ) {
     let mut said = Vec::new();
@@ -204,7 +193,7 @@ async fn report(
             tracing::warn!("{problem}");
         }
         said.clone_from(&update.problems);
-        state.note(&update);
+        monitored.note(&update);
         if reported.send(update).await.is_err() {
             return;
         }

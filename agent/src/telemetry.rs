@@ -22,7 +22,7 @@ use prometheus_client::registry::Registry;
 
 pub use access_log::{AccessEnd, AccessLog, AccessRecord, Direction};
 pub use agent_metrics::{AgentMetrics, Observation, WorkerMetrics};
-pub use controller_metrics::{ControllerMetrics, ControllerObservation, ObservedController};
+pub use controller_metrics::{ControllerMetrics, ControllerObservation};
 pub use exposition::Exposition;
 pub use line::LineFormat;
 pub use logging::{LogControl, LogFilter, Logging};

@@ -15,7 +15,7 @@ use crate::telemetry::{LineFormat, LogFilter};
 pub(super) struct ControllerArgs {
     /// Folder of Kubernetes manifests (YAML or JSON) that the mesh is described by, without --kubernetes. A change takes
     /// effect at once
-    #[arg(long, env = "WEFT_CONFIG", value_name = "DIR", default_value = "/etc/weft")]
+    #[arg(long, env = "WEFT_CONFIG", value_name = "DIR", default_value = "/etc/weft", conflicts_with = "kubernetes")]
     config: PathBuf,
 
     /// The mesh is described by the cluster that this pod is in, or that of --kubeconfig; its API server knows the agents'
@@ -28,7 +28,7 @@ pub(super) struct ControllerArgs {
     kubeconfig: Option<PathBuf>,
 
     /// Service accounts of agents, separated by commas, with --kubernetes: no others are served
-    #[arg(long, env = "WEFT_AGENT_ACCOUNTS", value_name = "NAMESPACE/NAME", value_delimiter = ',', default_value = "weft-system/weft-agent", value_parser = account)]
+    #[arg(long, env = "WEFT_AGENT_ACCOUNTS", value_name = "NAMESPACE/NAME", value_delimiter = ',', default_value = "weft-system/weft-agent", value_parser = account, requires = "kubernetes")]
     agent_accounts: Vec<String>,
 
     /// Where agents are served: an address with a port, or a port alone for every address

@@ -27,10 +27,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::access_log::Direction;
+use super::process;
 use super::sink::SinkCounters;
 
 /// A turn of a worker's loop that takes longer than this holds up every other connection of that worker noticeably.
@@ -77,8 +77,7 @@ impl AgentMetrics {
     /// Makes the metrics, visible in `registry`.
     pub(super) fn new(registry: &mut Registry) -> Self {
         let weft = registry.sub_registry_with_prefix("weft");
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        weft.register("build", "Which build runs", build);
+        process::register_build(weft);
 
         let open: Family<OneLabel, Gauge> = Family::default();
         let direction =
@@ -92,14 +91,8 @@ impl AgentMetrics {
         weft.register("tunnels_open", "HBONE tunnels that stand", tunnels);
 
         let (access_log, log) = (SinkCounters::default(), SinkCounters::default());
-        for (name, help, counter) in [
-            ("access_log_records", "Access records written", &access_log.written),
-            ("access_log_dropped", "Access records lost", &access_log.dropped),
-            ("log_lines", "Lines of diagnostics written", &log.written),
-            ("log_dropped", "Lines of diagnostics lost", &log.dropped),
-        ] {
-            weft.register(name, help, counter.clone());
-        }
+        access_log.register(weft, ["access_log_records", "access_log_dropped"], "Access records");
+        log.register(weft, ["log_lines", "log_dropped"], "Lines of diagnostics");
 
         let stalls: Family<OneLabel, Counter> = Family::default();
         weft.register("worker_stalls", "Turns of a worker's loop that took over 50 ms", stalls.clone());
@@ -188,6 +181,6 @@ impl Collector for Observed {
     }
 }
 
-fn saturate(number: impl TryInto<i64>) -> i64 {
+pub(super) fn saturate(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }

@@ -16,17 +16,17 @@
 //! | `process_*` | | | CPU, memory and descriptors, as in every Prometheus client |
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use weft_control::serve::CountsNow;
 
+use super::agent_metrics::saturate;
 use super::exposition::Exposition;
-use super::process::ProcessCollector;
+use super::process::{self, ProcessCollector};
 use super::sink::SinkCounters;
 
 /// The state of a controller that its metrics show.
@@ -40,15 +40,10 @@ pub struct ControllerObservation {
     pub problems: Vec<(&'static str, usize)>,
 }
 
-/// Says how a controller fares.
-pub trait ObservedController: fmt::Debug + Send + Sync + 'static {
-    /// Now.
-    fn observe(&self) -> ControllerObservation;
-}
-
 /// All metrics of a controller.
 pub struct ControllerMetrics {
     registry: Registry,
+    observed: Arc<Observed>,
 }
 
 impl fmt::Debug for ControllerMetrics {
@@ -58,16 +53,21 @@ impl fmt::Debug for ControllerMetrics {
 }
 
 impl ControllerMetrics {
-    /// The metrics of this process, which has just started. `observed` is asked at each scrape.
-    pub fn new(observed: Arc<dyn ObservedController>, log: &SinkCounters) -> Self {
+    /// The metrics of this process, which has just started, and whose diagnostics are counted by `log`.
+    pub fn new(log: &SinkCounters) -> Self {
         let mut registry = Registry::default();
         let weft = registry.sub_registry_with_prefix("weft");
-        weft.register("build", "Which build runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        weft.register("log_lines", "Lines of diagnostics written", log.written.clone());
-        weft.register("log_dropped", "Lines of diagnostics lost", log.dropped.clone());
-        weft.register_collector(Box::new(Observed(observed)));
+        process::register_build(weft);
+        log.register(weft, ["log_lines", "log_dropped"], "Lines of diagnostics");
+        let observed = Arc::<Observed>::default();
+        weft.register_collector(Box::new(Arc::clone(&observed)));
         registry.register_collector(Box::new(ProcessCollector::new()));
-        Self { registry }
+        Self { registry, observed }
+    }
+
+    /// Replaces what is shown of the controller's state.
+    pub fn observe(&self, observation: ControllerObservation) {
+        *self.observed.0.lock().unwrap_or_else(PoisonError::into_inner) = observation;
     }
 
     /// All metrics as text.
@@ -76,12 +76,13 @@ impl ControllerMetrics {
     }
 }
 
-#[derive(Debug)]
-struct Observed(Arc<dyn ObservedController>);
+#[derive(Debug, Default)]
+struct Observed(Mutex<ControllerObservation>);
 
 impl Collector for Observed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let ControllerObservation { counts, objects, problems } = self.0.observe();
+        let observation = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ControllerObservation { counts, objects, problems } = observation;
         for (name, help, number) in [
             ("controller_connections_open", "Connections of agents", counts.connections),
             ("controller_streams_open", "Discovery streams", counts.streams),
@@ -116,36 +117,24 @@ impl Collector for Observed {
     }
 }
 
-fn saturate(number: impl TryInto<i64>) -> i64 {
-    number.try_into().unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Debug)]
-    struct Busy;
-
-    impl ObservedController for Busy {
-        fn observe(&self) -> ControllerObservation {
-            let counts = CountsNow {
-                connections: 3,
-                streams: 2,
-                unauthenticated: 5,
-                pushes: 7,
-                resources: 11,
-                refusals: 1,
-                certificates: 13,
-                certificate_refusals: 4,
-            };
-            ControllerObservation { counts, objects: vec![("Pod", 9)], problems: vec![("error", 2)] }
-        }
-    }
-
     #[test]
     fn a_controllers_metrics_have_their_documented_names() {
-        let metrics = ControllerMetrics::new(Arc::new(Busy), &SinkCounters::default());
+        let metrics = ControllerMetrics::new(&SinkCounters::default());
+        let counts = CountsNow {
+            connections: 3,
+            streams: 2,
+            unauthenticated: 5,
+            pushes: 7,
+            resources: 11,
+            refusals: 1,
+            certificates: 13,
+            certificate_refusals: 4,
+        };
+        metrics.observe(ControllerObservation { counts, objects: vec![("Pod", 9)], problems: vec![("error", 2)] });
         let text = metrics.render(Exposition::Prometheus);
         for line in [
             concat!("weft_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

@@ -7,10 +7,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
 
 /// Ticks a second of the times in `/proc/<pid>/stat`. The kernel's interface fixes `USER_HZ` at 100 on every
 /// architecture that Weft runs on.
 const USER_HZ: f64 = 100.0;
+
+/// `weft_build_info`.
+pub(super) fn register_build(weft: &mut Registry) {
+    weft.register("build", "Which build runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+}
 
 /// Reads the figures at each scrape.
 #[derive(Debug)]

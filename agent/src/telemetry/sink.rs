@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 
 /// How long the thread lets items gather after the first one. While it sleeps, senders need no system call to wake
 /// it; the price is that a line appears this much later. It waits to be woken only after a time without any.
@@ -27,6 +28,14 @@ pub struct SinkCounters {
     pub written: Counter,
     /// Items lost, because the queue was full or the output failed.
     pub dropped: Counter,
+}
+
+impl SinkCounters {
+    /// Shows them as metrics of these names, about items that are called `what`.
+    pub(super) fn register(&self, registry: &mut Registry, [written, dropped]: [&str; 2], what: &str) {
+        registry.register(written, format!("{what} written"), self.written.clone());
+        registry.register(dropped, format!("{what} lost"), self.dropped.clone());
+    }
 }
 
 /// The sending side, shared by all who log.

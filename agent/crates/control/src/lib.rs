@@ -1,8 +1,9 @@
 //! Sources of configuration, and their translation into the model.
 //!
 //! The one configuration language is that of Kubernetes' manifests. [`FileSource`] reads them from a folder and keeps
-//! watching it, [`source::kubernetes`] watches a cluster; [`analyze()`] looks for mistakes in a folder. Whatever the source, the same translator turns objects into
-//! changes of the model: it evaluates selectors, defaults and precedence, so that the model needs to know none of them.
+//! watching it, [`kubernetes`] watches a cluster; [`analyze()`] looks for mistakes in a folder. Whatever the source, the
+//! same translator turns objects into changes of the model: it evaluates selectors, defaults and precedence, so that the
+//! model needs to know none of them.
 //!
 //! A mesh of many nodes has a control plane: [`serve`] tells agents what one source says, and issues their
 //! certificates; [`discovery`] is the source that follows one. Both speak Istio's protocols.
@@ -10,13 +11,14 @@
 //! This crate knows nothing of tunnels, capture or the pods' sockets.
 #![forbid(unsafe_code)]
 
-pub mod source;
+mod source;
 mod manifest;
 mod object;
 mod translate;
 mod analyze;
 mod problem;
 mod istio;
+mod parallel;
 pub mod serve;
 pub mod discovery;
 
@@ -24,5 +26,5 @@ pub use analyze::{Report, analyze};
 pub use manifest::{Format, check_manifest};
 pub use object::{Kind, ObjectId};
 pub use problem::{Problem, Severity};
-pub use source::{FileSource, SourceError, SourceOptions, Update};
+pub use source::{FileSource, SourceError, SourceOptions, Update, kubernetes};
 pub use translate::{LocalPod, ObjectCounts, TranslationOptions};

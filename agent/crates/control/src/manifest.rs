@@ -14,12 +14,11 @@ mod yaml;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use serde_json::Value;
 
 use crate::object::{Interner, Kind, Object, ObjectId};
+use crate::parallel::share_out;
 use crate::problem::{Note, Problem, Severity};
 
 /// Largest file that is read.
@@ -185,35 +184,16 @@ impl Part {
 /// Divides `items` between threads, `share` at a time, and puts together what they read in the order of the items.
 fn divide<T: Sync>(items: &[T], share: usize, threads: usize, read: impl Fn(&mut Part, &T) + Sync) -> Part {
     let shares: Vec<&[T]> = items.chunks(share).collect();
-    let next = AtomicUsize::new(0);
-    // What a thread has read of each share that it took.
-    let work = || {
-        let mut done: Vec<(usize, Part)> = Vec::new();
-        let mut interner = Interner::default();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(share) = shares.get(index) else {
-                return done;
-            };
-            let mut part = Part { interner, ..Part::default() };
-            part.entries.reserve_exact(share.len());
-            share.iter().for_each(|item| read(&mut part, item));
-            interner = std::mem::take(&mut part.interner);
-            done.push((index, part));
-        }
-    };
-    let mut done = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(shares.len())).map(|_| scope.spawn(work)).collect();
-        let mut done = work();
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        done
+    let parts = share_out(&shares, threads, Interner::default, |interner, share| {
+        let mut part = Part { interner: std::mem::take(interner), ..Part::default() };
+        part.entries.reserve_exact(share.len());
+        share.iter().for_each(|item| read(&mut part, item));
+        *interner = std::mem::take(&mut part.interner);
+        part
     });
-    done.sort_unstable_by_key(|(index, _)| *index);
     let mut all = Part::default();
-    all.entries.reserve_exact(done.iter().map(|(_, part)| part.entries.len()).sum());
-    done.into_iter().for_each(|(_, part)| all.append(part));
+    all.entries.reserve_exact(parts.iter().map(|part| part.entries.len()).sum());
+    parts.into_iter().for_each(|part| all.append(part));
     all
 }
 

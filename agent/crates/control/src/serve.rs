@@ -22,7 +22,6 @@ mod world;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use authenticate::{Authenticating, AuthenticationError, Authenticator, Caller, TokenFile, TokenFileError};
@@ -100,7 +99,6 @@ pub struct ServerParts {
 pub struct Server {
     address: SocketAddr,
     counts: Arc<stream::Counts>,
-    certificates: Option<Arc<certify::Outcomes>>,
 }
 
 impl Server {
@@ -114,10 +112,11 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let counts = Arc::new(stream::Counts::default());
-        let certificates = parts.certifier.as_ref().map(|certifier| Arc::clone(&certifier.outcomes));
+        let certifier = parts.certifier.map(|certifier| certifier.counted(&counts));
+        let parts = ServerParts { certifier, ..parts };
         let accepting = connection::accept(listener, parts, Arc::clone(&counts), tasks.shutdown());
         tasks.spawn("control-plane", accepting);
-        Ok(Self { address: bound, counts, certificates })
+        Ok(Self { address: bound, counts })
     }
 
     /// Where it listens.
@@ -129,13 +128,6 @@ impl Server {
     /// What it has done, and does, up to now.
     #[must_use]
     pub fn counts(&self) -> CountsNow {
-        let load = |count: fn(&certify::Outcomes) -> &AtomicU64| {
-            self.certificates.as_ref().map_or(0, |outcomes| count(outcomes).load(Ordering::Relaxed))
-        };
-        CountsNow {
-            certificates: load(|outcomes| &outcomes.granted),
-            certificate_refusals: load(|outcomes| &outcomes.refused),
-            ..self.counts.now()
-        }
+        self.counts.now()
     }
 }

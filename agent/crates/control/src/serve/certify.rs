@@ -4,7 +4,7 @@
 //! only if [`Grants`] says so. Every grant and every refusal is a record of the tracing target `audit`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prost_types::value::Kind;
@@ -18,6 +18,7 @@ use weft_transport::{CertificateAuthority, Issued, SourceError};
 
 use super::authenticate::Caller;
 use super::residents::Grants;
+use super::stream::Counts;
 
 /// Where the identity that is asked for stands in a request's metadata.
 const IMPERSONATED: &str = "ImpersonatedIdentity";
@@ -30,21 +31,19 @@ pub struct Certifier {
     authority: Arc<CertificateAuthority>,
     grants: Arc<dyn Grants>,
     longest: Duration,
-    pub(super) outcomes: Arc<Outcomes>,
-}
-
-/// What became of requests.
-#[derive(Debug, Default)]
-pub(super) struct Outcomes {
-    pub(super) granted: AtomicU64,
-    pub(super) refused: AtomicU64,
+    counts: Arc<Counts>,
 }
 
 impl Certifier {
     /// Certificates of `authority`, valid for at most `longest`, and for that long if the request does not say.
     #[must_use]
     pub fn new(authority: Arc<CertificateAuthority>, grants: Arc<dyn Grants>, longest: Duration) -> Self {
-        Self { authority, grants, longest, outcomes: Arc::default() }
+        Self { authority, grants, longest, counts: Arc::default() }
+    }
+
+    /// The same, counted there.
+    pub(super) fn counted(self, counts: &Arc<Counts>) -> Self {
+        Self { counts: Arc::clone(counts), ..self }
     }
 
     fn certify(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<(Identity, Issued), Status> {
@@ -81,12 +80,12 @@ impl IstioCertificateService for Certifier {
         };
         match self.certify(&caller, request.get_ref()) {
             Ok((identity, issued)) => {
-                self.outcomes.granted.fetch_add(1, Ordering::Relaxed);
+                self.counts.certificates.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(target: "audit", %caller, %identity, "certificate granted");
                 Ok(Response::new(answer(&issued)))
             }
             Err(status) => {
-                self.outcomes.refused.fetch_add(1, Ordering::Relaxed);
+                self.counts.certificate_refusals.fetch_add(1, Ordering::Relaxed);
                 let asked = request.get_ref().metadata.as_ref().and_then(|metadata| metadata.fields.get(IMPERSONATED));
                 tracing::warn!(target: "audit", %caller, ?asked, reason = status.message(), "certificate refused");
                 Err(status)

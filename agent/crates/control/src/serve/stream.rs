@@ -46,6 +46,8 @@ pub(crate) struct Counts {
     pushes: AtomicU64,
     resources: AtomicU64,
     refusals: AtomicU64,
+    pub certificates: AtomicU64,
+    pub certificate_refusals: AtomicU64,
 }
 
 /// What a server has done up to now.
@@ -79,8 +81,8 @@ impl Counts {
             pushes: load(&self.pushes),
             resources: load(&self.resources),
             refusals: load(&self.refusals),
-            certificates: 0,
-            certificate_refusals: 0,
+            certificates: load(&self.certificates),
+            certificate_refusals: load(&self.certificate_refusals),
         }
     }
 }

@@ -8,9 +8,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{iter, thread};
 
 use hashbrown::{DefaultHashBuilder, HashSet};
 
@@ -18,6 +17,7 @@ use super::ownership::{FileId, Found, Origin, Ownership};
 use super::watch::SETTLING;
 use crate::manifest::{self, Entry, Format, MAX_FILE_SIZE, Manifest, Reading, Scrutiny};
 use crate::object::{Kind, ObjectId};
+use crate::parallel::share_out;
 use crate::problem::{Problem, Severity};
 use crate::translate::Translator;
 
@@ -205,22 +205,7 @@ impl Folder {
         if files.len() < 2 * threads {
             return files.iter().map(|file| read(file, threads)).collect();
         }
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let take = || next.fetch_add(1, Ordering::Relaxed);
-            let taken = iter::from_fn(|| Some(take()).and_then(|index| Some((index, files.get(index)?))));
-            taken.map(|(index, file)| (index, read(file, 1))).collect::<Vec<_>>()
-        };
-        let mut done = thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut done = work();
-            for other in others {
-                done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            done
-        });
-        done.sort_unstable_by_key(|(index, _)| *index);
-        done.into_iter().map(|(_, outcome)| outcome).collect()
+        share_out(files, threads, || (), |(), file| read(file, 1))
     }
 
     fn read_file(&self, file: &FileState, threads: usize) -> Outcome {

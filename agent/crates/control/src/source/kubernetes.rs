@@ -7,14 +7,17 @@
 mod contents;
 
 use std::fmt;
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
 use contents::Contents;
 use kube::api::{ApiResource, DynamicObject};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, utils, watcher as watch_of};
 use kube::{Api, Client};
+use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
@@ -157,10 +160,10 @@ impl Watch {
                 Err(error) => match code(&error) {
                     Some(400 | 422) if lists_by_watch => return Ended::NeedsList,
                     Some(404) => {
-                        self.say(
-                            |kind| tracing::info!(%kind, "the cluster does not have this kind; waiting for it"),
-                            "absent",
-                        );
+                        let message = |kind| tracing::info!(%kind, "the cluster does not have it; waiting for it");
+                        if !self.say(message, "absent") {
+                            continue;
+                        }
                         News::Absent
                     }
                     code => {
@@ -180,12 +183,14 @@ impl Watch {
         Ended::Over
     }
 
-    /// Says something once, not with each attempt.
-    fn say(&mut self, message: impl FnOnce(Kind), what: &str) {
-        if self.said != what {
+    /// Says something once, not with each attempt. Returns whether it was news.
+    fn say(&mut self, message: impl FnOnce(Kind), what: &str) -> bool {
+        let is_news = self.said != what;
+        if is_news {
             what.clone_into(&mut self.said);
             message(self.kind);
         }
+        is_news
     }
 }
 
@@ -251,13 +256,10 @@ fn resource(kind: Kind) -> ApiResource {
 ///
 /// # Errors
 /// When there is no such file, or it is none, or this is no pod.
-pub async fn connect(kubeconfig: Option<&std::path::Path>) -> Result<Client, ConnectError> {
-    use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     let config = match kubeconfig {
         Some(path) => {
-            let failed =
-                |error: kube::config::KubeconfigError| ConnectError(path.display().to_string(), error.to_string());
+            let failed = |error: KubeconfigError| ConnectError(path.display().to_string(), error.to_string());
             let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)?
         }
@@ -273,7 +275,7 @@ pub async fn connect(kubeconfig: Option<&std::path::Path>) -> Result<Client, Con
 }
 
 /// Why there is no client: what it was to be made of, and what is wrong with that.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the API server cannot be reached by way of {0}: {1}")]
 pub struct ConnectError(String, String);
 

@@ -25,8 +25,9 @@ pub(super) struct Contents {
 /// The objects of one kind.
 #[derive(Debug, Default)]
 struct Objects {
-    /// Those in force. One that became invalid stays as it was.
-    known: HashSet<ObjectId>,
+    /// Those in force, and whether they are valid. One that becomes invalid stays as it was; where there was no valid
+    /// version, what stands in for it is in force.
+    known: HashMap<ObjectId, bool>,
     /// Those that the list under way has named so far.
     listed: Option<HashSet<ObjectId>>,
     /// A list came to its end.
@@ -53,7 +54,7 @@ impl Contents {
         match news {
             News::Listing => self.objects(kind).listed = Some(HashSet::new()),
             News::Listed(object) => {
-                if let Some(id) = self.put(kind, &object)
+                if let Some(id) = self.put(kind, *object)
                     && let Some(listed) = &mut self.objects(kind).listed
                 {
                     listed.insert(id);
@@ -64,7 +65,7 @@ impl Contents {
                 self.keep(kind, &listed);
             }
             News::Put(object) => {
-                self.put(kind, &object);
+                self.put(kind, *object);
             }
             News::Removed(object) => {
                 let namespace = object.metadata.namespace.as_deref().filter(|_| kind.is_namespaced());
@@ -101,12 +102,14 @@ impl Contents {
         let objects = self.objects(kind);
         objects.listed = None;
         objects.is_complete = true;
-        let gone: Vec<ObjectId> = objects.known.iter().filter(|id| !listed.contains(*id)).cloned().collect();
+        let gone: Vec<ObjectId> = objects.known.keys().filter(|id| !listed.contains(*id)).cloned().collect();
         gone.iter().for_each(|id| self.remove(id));
         self.problems.retain(|id, _| id.kind != kind || listed.contains(id));
     }
 
-    fn put(&mut self, kind: Kind, object: &DynamicObject) -> Option<ObjectId> {
+    fn put(&mut self, kind: Kind, mut object: DynamicObject) -> Option<ObjectId> {
+        // Who wrote which field is half of many objects, and nobody reads it here.
+        object.metadata.managed_fields = None;
         let tree = serde_json::to_value(object).ok()?;
         let (entry, problems) = read_object(kind, &tree, &mut self.interner);
         // An API server has no object without a name.
@@ -116,15 +119,13 @@ impl Contents {
         } else {
             self.problems.insert(entry.id.clone(), problems);
         }
-        let is_known = self.objects(kind).known.contains(&entry.id);
-        let in_force = match entry.reading {
-            Reading::Valid(object) => Some(object),
-            // What was valid stays.
-            Reading::Invalid(_) if is_known => None,
-            Reading::Invalid(substitute) => substitute,
+        let has_valid_version = self.objects(kind).known.get(&entry.id) == Some(&true);
+        let (is_valid, object) = match entry.reading {
+            Reading::Valid(object) => (true, Some(object)),
+            Reading::Invalid(substitute) => (false, substitute.filter(|_| !has_valid_version)),
         };
-        if let Some(object) = in_force {
-            self.objects(kind).known.insert(entry.id.clone());
+        if let Some(object) = object {
+            self.objects(kind).known.insert(entry.id.clone(), is_valid);
             self.translator.put(object);
         }
         Some(entry.id)
@@ -136,7 +137,7 @@ impl Contents {
         if let Some(listed) = &mut objects.listed {
             listed.remove(id);
         }
-        if objects.known.remove(id) {
+        if objects.known.remove(id).is_some() {
             self.translator.remove(id);
         }
     }

@@ -116,6 +116,22 @@ fn an_object_that_becomes_invalid_stays_as_it_was_and_is_reported_until_it_is_co
 }
 
 #[test]
+fn what_stands_in_for_a_policy_that_was_never_valid_follows_its_selector() {
+    let mut contents = Contents::new(TranslationOptions::default());
+    let app = |name: &str| json!({ "matchLabels": { "app": name } });
+    let selecting = |selector: Value| {
+        let mut policy = policy("PERHAPS");
+        policy.data["spec"]["selector"] = selector;
+        policy
+    };
+    complete(&mut contents, &[(Kind::AuthorizationPolicy, selecting(app("a")))]);
+    let put = |changes: Vec<Change>| changes.iter().any(|change| matches!(change, Change::PutPolicy(_)));
+    assert!(put(contents.flush().0), "nothing stands in for a policy that cannot be read");
+    contents.note(Kind::AuthorizationPolicy, News::Put(Box::new(selecting(Value::Null))));
+    assert!(put(contents.flush().0), "what stands in for it is still about one app, and the policy is about all");
+}
+
+#[test]
 fn fields_that_only_the_api_server_knows_are_no_problem() {
     let mut contents = Contents::new(TranslationOptions::default());
     let mut service = object(json!({
