@@ -46,6 +46,9 @@ pub struct TranslationOptions {
     pub root_namespace: String,
     /// Namespaces whose pods are never enrolled.
     pub excluded_namespaces: Vec<String>,
+    /// A pod that is to be enrolled is announced as reached by tunnels only once its agent has said that it captures it,
+    /// by the annotation `ambient.istio.io/redirection: enabled`. Else its label alone decides.
+    pub announce_captured_only: bool,
 }
 
 impl Default for TranslationOptions {
@@ -59,6 +62,7 @@ impl Default for TranslationOptions {
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             excluded_namespaces: vec!["kube-system".to_owned()],
+            announce_captured_only: false,
         }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Pod {
     pub netns: Option<Arc<str>>,
     /// It has that annotation. Whose agent has no use for the path remembers this alone.
     pub has_netns: bool,
+    /// Its agent says that it captures the pod: the annotation `ambient.istio.io/redirection`.
+    pub is_redirected: bool,
     pub phase: PodPhase,
     /// The condition `Ready`; `None` when the status does not have it.
     pub ready: Option<bool>,
@@ -86,6 +88,7 @@ impl Pod {
             addresses: addresses.into_boxed_slice(),
             netns: netns.filter(|path| path.starts_with('/')).map(Arc::from),
             has_netns: netns.is_some(),
+            is_redirected: metadata.annotations.is_redirected,
             phase: match status.phase.as_deref() {
                 Some("Succeeded" | "Failed") => PodPhase::Over,
                 Some("Pending") => PodPhase::Pending,

@@ -45,6 +45,11 @@ impl Translator {
         mode == Some(DataplaneMode::Ambient)
     }
 
+    /// Whether others may reach a pod by tunnels: it is enrolled, and captured where that can be known.
+    pub(crate) fn is_announced(&self, state: &PodState) -> bool {
+        self.is_enrolled(state) && (state.pod.is_redirected || !self.options.announce_captured_only)
+    }
+
     pub(crate) fn is_excluded(&self, namespace: &str) -> bool {
         self.options.excluded_namespaces.iter().any(|excluded| excluded == namespace)
     }

@@ -86,7 +86,7 @@ impl Translator {
             network: label(&["topology.istio.io/network"]).unwrap_or_else(|| Arc::clone(&self.network)),
             node: Arc::clone(&pod.node),
             addresses: pod.addresses.to_vec(),
-            protocol: if self.is_enrolled(state) { TunnelProtocol::Hbone } else { TunnelProtocol::None },
+            protocol: if self.is_announced(state) { TunnelProtocol::Hbone } else { TunnelProtocol::None },
             is_host_network: template.is_host_network,
             workload_name: Arc::clone(workload_name),
             workload_type: Arc::clone(&template.workload_type),

@@ -81,10 +81,14 @@ pub(crate) struct AnnotationsView<'a> {
     pub netns: Option<Text<'a>>,
     /// `sidecar.istio.io/status` is there.
     pub has_sidecar_status: bool,
+    /// `ambient.istio.io/redirection` is `enabled`.
+    pub is_redirected: bool,
 }
 
 /// The annotation that names a pod's network namespace.
 pub(crate) const NETNS: &str = "weft.dev/netns";
+/// The annotation by which a pod's agent says that it captures the pod, and its value then.
+pub(crate) const REDIRECTION: (&str, &str) = ("ambient.istio.io/redirection", "enabled");
 /// The annotation, or label, that a sidecar injector leaves.
 pub(crate) const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
@@ -104,6 +108,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for AnnotationsView<'a> {
                 while let Some(key) = map.next_key::<Text<'de>>()? {
                     match &*key {
                         NETNS => annotations.netns = Some(map.next_value()?),
+                        key if key == REDIRECTION.0 => {
+                            annotations.is_redirected = *map.next_value::<Text<'de>>()? == *REDIRECTION.1;
+                        }
                         SIDECAR_STATUS => {
                             map.next_value::<IgnoredAny>()?;
                             annotations.has_sidecar_status = true;

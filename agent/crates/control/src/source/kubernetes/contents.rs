@@ -9,7 +9,7 @@ use weft_model::Change;
 use super::super::{LARGE_BATCH, Update};
 use super::News;
 use crate::manifest::{Reading, read_object};
-use crate::object::{Interner, Kind, ObjectId};
+use crate::object::{Interner, Kind, NETNS, ObjectId};
 use crate::problem::Problem;
 use crate::translate::{TranslationOptions, Translator};
 
@@ -110,6 +110,11 @@ impl Contents {
     fn put(&mut self, kind: Kind, mut object: DynamicObject) -> Option<ObjectId> {
         // Who wrote which field is half of many objects, and nobody reads it here.
         object.metadata.managed_fields = None;
+        // Who may make a pod must not choose the network namespace that is captured for it, which may be the host's. The
+        // annotation is for files, which only the host's owner writes.
+        if let Some(annotations) = &mut object.metadata.annotations {
+            annotations.remove(NETNS);
+        }
         let tree = serde_json::to_value(object).ok()?;
         let (entry, problems) = read_object(kind, &tree, &mut self.interner);
         // An API server has no object without a name.

@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use weft_model::Change;
+use weft_model::{Change, TunnelProtocol};
 
 use super::*;
 use crate::problem::Severity;
@@ -92,6 +92,54 @@ fn a_new_list_removes_what_it_does_not_name() {
     assert_eq!(workloads(&contents.flush().0), ["+d", "-b"]);
     contents.note(Kind::Pod, News::Absent);
     assert_eq!(workloads(&contents.flush().0), ["-c", "-d"]);
+}
+
+#[test]
+fn a_pod_is_reached_by_tunnels_while_its_agent_says_that_it_is_captured() {
+    let options = TranslationOptions { announce_captured_only: true, ..TranslationOptions::default() };
+    let mut contents = Contents::new(options);
+    complete(&mut contents, &[(Kind::Namespace, namespace("shop"))]);
+    let mut protocol = |redirection: Option<&str>| {
+        let mut pod = pod("a", "10.0.0.1");
+        pod.metadata.annotations =
+            redirection.map(|value| [("ambient.istio.io/redirection".to_owned(), value.to_owned())].into());
+        contents.note(Kind::Pod, News::Put(Box::new(pod)));
+        contents.flush().0.into_iter().find_map(|change| match change {
+            Change::PutWorkload(workload) => Some(workload.protocol),
+            _ => None,
+        })
+    };
+    assert_eq!(protocol(None), Some(TunnelProtocol::None), "only its label says that it is in the mesh");
+    assert_eq!(protocol(Some("enabled")), Some(TunnelProtocol::Hbone));
+    assert_eq!(protocol(Some("disabled")), Some(TunnelProtocol::None));
+
+    // The annotation alone enrols nobody.
+    let mut pod = pod("b", "10.0.0.2");
+    pod.metadata.namespace = Some("elsewhere".to_owned());
+    pod.metadata.annotations = Some([("ambient.istio.io/redirection".to_owned(), "enabled".to_owned())].into());
+    contents.note(Kind::Pod, News::Put(Box::new(pod)));
+    let changes = contents.flush().0;
+    assert!(
+        matches!(&changes[..], [Change::PutWorkload(workload)] if workload.protocol == TunnelProtocol::None),
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn a_network_namespace_that_a_pod_of_a_cluster_names_is_not_looked_at() {
+    for named in ["/proc/1/ns/net", "relative"] {
+        let options = TranslationOptions { node: "n1".to_owned(), ..TranslationOptions::default() };
+        let mut contents = Contents::new(options);
+        let mut pod = pod("a", "10.0.0.1");
+        pod.metadata.annotations = Some([("weft.dev/netns".to_owned(), named.to_owned())].into());
+        complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, pod)]);
+        let (changes, state) = contents.flush();
+        assert!(changes.iter().any(|change| matches!(change, Change::PutWorkload(_))), "{changes:?}");
+        let said: Vec<String> = state.problems.iter().map(ToString::to_string).collect();
+        assert!(!said.iter().any(|problem| problem.contains(named)), "{said:?}");
+        let netns = state.local_pods.iter().map(|pod| pod.netns.as_path());
+        assert!(!netns.into_iter().any(|netns| netns == Path::new(named)), "{:?}", state.local_pods);
+    }
 }
 
 #[test]
