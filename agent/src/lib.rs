@@ -10,6 +10,7 @@ pub mod proxy;
 pub mod enrol;
 pub mod publish;
 pub mod telemetry;
+pub mod sandbox;
 pub mod admin;
 pub mod view;
 pub mod command;
