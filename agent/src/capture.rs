@@ -13,12 +13,12 @@ mod log;
 mod map;
 mod object;
 mod older;
+mod probes;
 
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -178,7 +178,8 @@ pub struct Capture {
     folder: NodeFolder,
     pins: Pins,
     cgroup: File,
-    probe_cgroup: Option<PathBuf>,
+    cgroup_root: PathBuf,
+    probe_cgroup: Mutex<Option<PathBuf>>,
     object: Object,
     log: Mutex<Option<CaptureLog>>,
     older: Vec<OlderLayout>,
@@ -236,7 +237,8 @@ impl Capture {
             folder,
             pins,
             cgroup,
-            probe_cgroup: options.probe_cgroup,
+            cgroup_root: root,
+            probe_cgroup: Mutex::new(options.probe_cgroup),
             object,
             log: Mutex::new(log),
             older,
@@ -434,22 +436,6 @@ impl Capture {
         Ok(value.is_some_and(|value| value.published != 0))
     }
 
-    /// Finds the probe cgroup anew: its id changes each time that its service is restarted.
-    ///
-    /// # Errors
-    /// When there is no such cgroup, or it is the root of the hierarchy: probes are then judged like any other
-    /// plaintext connection.
-    pub fn refresh_probe_cgroup(&self) -> Result<(), CaptureError> {
-        let Some(path) = &self.probe_cgroup else {
-            self.settings.put(&0, &Settings::default())?;
-            return Ok(());
-        };
-        let id = probe_cgroup_id(path, &self.cgroup);
-        let settings = Settings { probe_cgroup: id.as_ref().copied().unwrap_or_default() };
-        self.settings.put(&0, &settings)?;
-        id.map(drop).map_err(|problem| CaptureError::ProbeCgroup { path: path.clone(), problem })
-    }
-
     /// Carries the programs' log into `tracing`, under the target `weft::capture::kernel`: a task without end, to be
     /// run once, on a tokio runtime.
     pub fn forward_log(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -582,17 +568,4 @@ fn prefix(range: &IpNet) -> Prefix {
 
 fn is_ipv4(socket: &OwnedFd) -> io::Result<bool> {
     Ok(socket2::SockRef::from(socket).domain()? == socket2::Domain::IPV4)
-}
-
-/// A cgroup's id is its inode number.
-fn probe_cgroup_id(path: &Path, root: &File) -> Result<u64, String> {
-    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
-    let root = root.metadata().map_err(|error| error.to_string())?;
-    if metadata.dev() != root.dev() {
-        return Err("it is not in the cgroup v2 hierarchy".into());
-    }
-    if metadata.ino() == root.ino() {
-        return Err("it is the root of the hierarchy, to which any process could belong".into());
-    }
-    Ok(metadata.ino())
 }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl};
+pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl, NodeSource};
 pub use control_plane::ControlPlanes;
 pub use controller::{ControllerOptions, ControllerSource};
 

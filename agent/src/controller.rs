@@ -61,7 +61,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         cluster_domain: options.cluster_domain.clone(),
         root_namespace: options.root_namespace.clone(),
         // Nobody says of a pod in files that it is captured.
-        announce_captured_only: matches!(options.source, ControllerSource::Kubernetes { .. }),
+        on_kubernetes: matches!(options.source, ControllerSource::Kubernetes { .. }),
         ..TranslationOptions::default()
     };
     // A folder is watched for as long as its source lives.

@@ -52,6 +52,9 @@ const OLDER_OF_A_POD: usize = 16;
 /// How long older connections may be ended before a pod counts as enrolled. What is left then is ended with the checks.
 const ENDING_TIME: Duration = Duration::from_secs(1);
 
+/// Why a pod is not captured whose network namespace nobody knows.
+const NO_NETNS: &str = "its network namespace is not known: none of its processes was found on this host";
+
 /// How a pod of this node stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodState {
@@ -66,6 +69,8 @@ pub enum PodState {
 /// A pod of this node, for the operator.
 #[derive(Debug, Clone)]
 pub struct PodStatus {
+    /// Its name in the model.
+    pub uid: Arc<str>,
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Its name.
@@ -74,8 +79,8 @@ pub struct PodStatus {
     pub identity: Identity,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its network namespace.
-    pub netns: PathBuf,
+    /// Its network namespace, if that is known.
+    pub netns: Option<PathBuf>,
     /// How it stands.
     pub state: PodState,
     /// Connections from before it was enrolled that still live, in clear.
@@ -86,18 +91,32 @@ pub struct PodStatus {
 
 /// What enrolment tells others.
 #[derive(Debug, Default)]
-pub struct EnrolmentStatus(Mutex<Option<Vec<PodStatus>>>);
+pub struct EnrolmentStatus(watch::Sender<Option<Arc<[PodStatus]>>>);
 
 impl EnrolmentStatus {
     /// The pods of this node, sorted; `None` before the configuration was read for the first time.
-    pub fn pods(&self) -> Option<Vec<PodStatus>> {
-        lock(&self.0).clone()
+    pub fn pods(&self) -> Option<Arc<[PodStatus]>> {
+        self.0.borrow().clone()
+    }
+
+    /// How a pod stands, with the network namespace of this path.
+    pub fn of(&self, uid: &str, netns: &Path) -> Option<PodState> {
+        let pods = self.0.borrow();
+        let pod = pods.iter().flat_map(|pods| &**pods).find(|pod| *pod.uid == *uid)?;
+        (pod.netns.as_deref() == Some(netns)).then(|| pod.state.clone())
+    }
+
+    /// Says when a pod may stand otherwise.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<[PodStatus]>>> {
+        self.0.subscribe()
     }
 }
 
 #[derive(Debug)]
 struct Enrolled {
     local: LocalPod,
+    /// Where its network namespace was opened.
+    netns: PathBuf,
     pod: Arc<Pod>,
     cookie: NetnsCookie,
     inode: (u64, u64),
@@ -137,19 +156,20 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
-    /// Captures with `capture` and serves with `proxy`.
+    /// Captures with `capture` and serves with `proxy`; what comes of it is told by `status`.
     #[must_use]
     pub fn new(
         capture: Arc<Capture>,
         proxy: Arc<Proxy>,
         certificates: Arc<Certificates>,
         options: EnrolmentOptions,
+        status: Arc<EnrolmentStatus>,
         tasks: Tasks,
     ) -> Self {
         let EnrolmentOptions { workers, older_connections, state_dir } = options;
         Self {
             joiner: Joiner { capture, proxy, certificates, workers, older_connections, adopted: Arc::default() },
-            status: Arc::default(),
+            status,
             tasks,
             enrolled: HashMap::new(),
             failures: HashMap::new(),
@@ -158,12 +178,6 @@ impl Enrolment {
             looked_after: Instant::now(),
             has_adopted: false,
         }
-    }
-
-    /// Where the state can be read.
-    #[must_use]
-    pub fn status(&self) -> Arc<EnrolmentStatus> {
-        self.status.clone()
     }
 
     /// Runs until told to end. Capture stays as it is then: only an uninstall removes it.
@@ -224,7 +238,7 @@ impl Enrolment {
         for (local, result) in done {
             match result {
                 Ok(enrolled) => {
-                    tracing::info!(pod = %local.uid, netns = %local.netns.display(), "enrolled");
+                    tracing::info!(pod = %local.uid, netns = %enrolled.netns.display(), "enrolled");
                     self.enrolled.insert(local.uid.clone(), enrolled);
                 }
                 Err(error) => {
@@ -279,7 +293,7 @@ impl Enrolment {
         let pods: Vec<(Arc<str>, PathBuf, Older)> = self
             .enrolled
             .iter_mut()
-            .map(|(uid, enrolled)| (uid.clone(), enrolled.local.netns.clone(), std::mem::take(&mut enrolled.older)))
+            .map(|(uid, enrolled)| (uid.clone(), enrolled.netns.clone(), std::mem::take(&mut enrolled.older)))
             .collect();
         let choice = self.joiner.older_connections;
         let looked = beside(move || {
@@ -371,6 +385,7 @@ impl Enrolment {
         let status = |local: &LocalPod| {
             let mut enrolled = self.enrolled.get_mut(&local.uid);
             PodStatus {
+                uid: local.uid.clone(),
                 namespace: local.namespace.clone(),
                 name: local.name.clone(),
                 identity: local.identity.clone(),
@@ -387,7 +402,7 @@ impl Enrolment {
         };
         let mut pods: Vec<PodStatus> = wanted.iter().map(status).collect();
         pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
-        *lock(&self.status.0) = Some(pods);
+        self.status.0.send_replace(Some(pods.into()));
     }
 }
 
@@ -423,8 +438,11 @@ impl Joiner {
     }
 
     fn capture_pod(&self, local: &LocalPod) -> io::Result<Enrolled> {
-        let netns = Arc::new(Netns::open(&local.netns)?);
-        let (cookie, inode) = (netns.cookie(), inode(&local.netns)?);
+        let Some(path) = local.netns.clone() else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, NO_NETNS));
+        };
+        let netns = Arc::new(Netns::open(&path)?);
+        let (cookie, inode) = (netns.cookie(), inode(&path)?);
         let listeners = in_pod::listeners(&netns, self.workers, &local.addresses)?;
         let pod = Arc::new(Pod {
             uid: local.uid.clone(),
@@ -455,7 +473,7 @@ impl Joiner {
             }
             (choice @ OlderConnections::End, all) => older.look_after(choice, all, Instant::now() + ENDING_TIME),
         }
-        Ok(Enrolled { local: local.clone(), pod, cookie, inode, is_there: true, older })
+        Ok(Enrolled { local: local.clone(), netns: path, pod, cookie, inode, is_there: true, older })
     }
 }
 
@@ -465,7 +483,7 @@ impl Enrolled {
         let local = &self.local;
         self.is_there
             && local.instance == wanted.instance
-            && local.netns == wanted.netns
+            && wanted.netns.as_ref() == Some(&self.netns)
             && local.addresses == wanted.addresses
             && local.identity == wanted.identity
     }

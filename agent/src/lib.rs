@@ -11,6 +11,7 @@ pub mod enrol;
 pub mod publish;
 pub mod telemetry;
 pub mod sandbox;
+pub mod node;
 pub mod admin;
 pub mod view;
 pub mod command;

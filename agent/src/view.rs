@@ -13,7 +13,7 @@ use crate::admin::{
     ConnectionInfo, ConnectionState, OlderConnectionInfo, PodState, PodStatus,
 };
 use crate::capture::Capture;
-use crate::command::AgentOptions;
+use crate::command::{AgentOptions, NodeSource};
 use crate::enrol::{self, EnrolmentStatus};
 use crate::proxy::{self, Proxy};
 
@@ -71,7 +71,7 @@ impl AgentView for View {
             network: options.network.clone(),
             trust_domain: options.trust_domain.clone(),
             workers: options.workers,
-            configuration_source: format!("files in {}", options.config.display()),
+            configuration_source: configuration_source(options),
             state: self.state(),
             started: self.started.into(),
             capture: match self.capture.status() {
@@ -96,7 +96,7 @@ impl AgentView for View {
 
     fn older_connections(&self) -> Vec<OlderConnectionInfo> {
         let snapshot = self.snapshots.load();
-        let pods = self.enrolment.pods().unwrap_or_default();
+        let pods = self.enrolment.pods().unwrap_or_else(|| Arc::new([]));
         let of_pod = |pod: &enrol::PodStatus| {
             let one = |connection: &enrol::OlderConnection| older_connection(pod, connection, &snapshot);
             pod.older.iter().map(one).collect::<Vec<_>>()
@@ -105,7 +105,7 @@ impl AgentView for View {
     }
 
     fn pods(&self) -> Vec<PodStatus> {
-        self.enrolment.pods().unwrap_or_default().into_iter().map(pod).collect()
+        self.enrolment.pods().iter().flat_map(|pods| &**pods).cloned().map(pod).collect()
     }
 
     fn problems(&self) -> Vec<crate::admin::Problem> {
@@ -181,6 +181,17 @@ fn certificate(status: CertificateStatus) -> CertificateInfo {
     }
 }
 
+fn configuration_source(options: &AgentOptions) -> String {
+    let node = match &options.source {
+        NodeSource::Folder(folder) => format!("files in {}", folder.display()),
+        NodeSource::Kubernetes { .. } => "the API server".to_owned(),
+    };
+    match &options.control_planes.discovery {
+        Some(discovery) => format!("{}; the pods of this node: {node}", discovery.url),
+        None => node,
+    }
+}
+
 fn pod(pod: enrol::PodStatus) -> PodStatus {
     let (state, detail) = match pod.state {
         enrol::PodState::Enrolled => (PodState::Captured, pod.older_problem),
@@ -192,7 +203,7 @@ fn pod(pod: enrol::PodStatus) -> PodStatus {
         name: pod.name.to_string(),
         identity: pod.identity.to_string(),
         addresses: pod.addresses,
-        netns: Some(pod.netns.display().to_string()),
+        netns: pod.netns.map(|netns| netns.display().to_string()),
         state,
         detail,
         older_connections: Some(pod.older.len() as u64).filter(|count| *count > 0),

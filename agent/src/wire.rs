@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use weft_control::discovery::{Discovery, DiscoveryOptions, NodeDescription};
-use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update};
+use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update, kubernetes};
 use weft_model::{MeshOptions, SnapshotCell, Store};
 use weft_runtime::{Shutdown, SystemClock, Tasks};
 use weft_transport::{
@@ -23,10 +23,11 @@ use weft_transport::{
 
 use crate::admin::{Admin, Listeners};
 use crate::capture::{Capture, CaptureOptions, LogLevel};
-use crate::command::AgentOptions;
-use crate::enrol::{Enrolment, EnrolmentOptions};
+use crate::command::{AgentOptions, NodeSource};
+use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus};
 use crate::footprint;
 use crate::joined;
+use crate::node::{NodePods, follow_kubelet};
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
 use crate::publish::{Learned, Publisher};
@@ -100,8 +101,9 @@ async fn run(
     let listeners = Listeners::bind(&options.admin_options())?;
 
     // What takes long at the start goes on at once: reading the folder, opening the authority, loading the programs.
-    // The source watches for as long as it lives.
-    let (_source, updates) = FileSource::start(source_options(&options))?;
+    let enrolment_status = Arc::<EnrolmentStatus>::default();
+    // The folder is watched for as long as its source lives.
+    let Pods { _folder, updates, sandboxes } = pods_of_this_node(&options, &enrolment_status, &tasks).await?;
     let updates = follow_control_plane(&options, updates, &tasks)?;
     let clock = Arc::new(SystemClock);
     let opening = options.control_planes.authority.is_none().then(|| {
@@ -121,7 +123,12 @@ async fn run(
     .context("starting capture")?;
     let capture = Arc::new(capture);
     tasks.spawn("capture-log", until(tasks.shutdown(), capture.forward_log()));
-    tasks.spawn("probe-cgroup", until(tasks.shutdown(), follow_probe_cgroup(capture.clone())));
+    if sandboxes.is_some() && options.probe_cgroup.is_none() {
+        let root = capture.cgroup_root().to_owned();
+        tasks.spawn("kubelet", until(tasks.shutdown(), follow_kubelet(capture.clone(), root)));
+    } else {
+        tasks.spawn("probe-cgroup", until(tasks.shutdown(), follow_probe_cgroup(capture.clone())));
+    }
 
     // Identity.
     let authority: Arc<dyn CertificateSource> = match (opening, &options.control_planes.authority) {
@@ -171,15 +178,21 @@ async fn run(
         older_connections: options.older_connections,
         state_dir: options.state_dir.clone(),
     };
-    let enrolment =
-        Enrolment::new(capture.clone(), proxy.clone(), certificates.clone(), enrolment_options, tasks.clone());
+    let enrolment = Enrolment::new(
+        capture.clone(),
+        proxy.clone(),
+        certificates.clone(),
+        enrolment_options,
+        enrolment_status.clone(),
+        tasks.clone(),
+    );
     let view = Arc::new(View {
         started: SystemTime::now(),
         snapshots: snapshots.clone(),
         certificates,
         capture: capture.clone(),
         proxy: proxy.clone(),
-        enrolment: enrolment.status(),
+        enrolment: enrolment_status,
         problems: Arc::new(Problems::default()),
         is_draining: AtomicBool::new(false),
         options,
@@ -241,17 +254,46 @@ fn follow_control_plane(
     Ok(updates)
 }
 
-fn source_options(options: &AgentOptions) -> SourceOptions {
-    let translation = TranslationOptions {
+/// What tells which pods run on this node.
+struct Pods {
+    _folder: Option<FileSource>,
+    updates: mpsc::Receiver<Update>,
+    /// Where a container runtime tells of its sandboxes, on Kubernetes.
+    sandboxes: Option<Arc<NodePods>>,
+}
+
+async fn pods_of_this_node(
+    options: &AgentOptions,
+    enrolment: &Arc<EnrolmentStatus>,
+    tasks: &Tasks,
+) -> anyhow::Result<Pods> {
+    let translation = translation_options(options);
+    match &options.source {
+        NodeSource::Folder(folder) => {
+            let (folder, updates) = FileSource::start(SourceOptions::new(folder, translation))?;
+            Ok(Pods { _folder: Some(folder), updates, sandboxes: None })
+        }
+        NodeSource::Kubernetes { kubeconfig } => {
+            let client = kubernetes::connect(kubeconfig.as_deref()).await?;
+            let excluded = translation.excluded_namespaces.clone();
+            let said = kubernetes::start_node(&client, translation, tasks);
+            let (pods, updates) = NodePods::start(client, said, enrolment.clone(), excluded, tasks);
+            Ok(Pods { _folder: None, updates, sandboxes: Some(pods) })
+        }
+    }
+}
+
+fn translation_options(options: &AgentOptions) -> TranslationOptions {
+    TranslationOptions {
         node: options.node.clone(),
         cluster: options.cluster.clone(),
         network: options.network.clone(),
         trust_domain: options.trust_domain.clone(),
         cluster_domain: options.cluster_domain.clone(),
         root_namespace: options.root_namespace.clone(),
+        on_kubernetes: matches!(options.source, NodeSource::Kubernetes { .. }),
         ..TranslationOptions::default()
-    };
-    SourceOptions::new(&options.config, translation)
+    }
 }
 
 /// Applies what the source reports, one batch after the other.

@@ -34,9 +34,19 @@ const MAX_WORKERS: usize = 512;
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
-    /// Folder of Kubernetes manifests (YAML or JSON) that the mesh is described by. A change takes effect at once
-    #[arg(long, env = "WEFT_CONFIG", value_name = "DIR", default_value = "/etc/weft")]
+    /// Folder of Kubernetes manifests (YAML or JSON) that the mesh is described by, without --kubernetes. A change takes
+    /// effect at once
+    #[arg(long, env = "WEFT_CONFIG", value_name = "DIR", default_value = "/etc/weft", conflicts_with = "kubernetes")]
     config: PathBuf,
+
+    /// This host is a node of the cluster that this pod is in, or that of --kubeconfig: its API server says which pods
+    /// run here, and the kubelet is found by itself
+    #[arg(long, env = "WEFT_KUBERNETES", requires_all = ["discovery", "ca"])]
+    kubernetes: bool,
+
+    /// File that says where the API server is and who this agent is to it [default: this pod's service account]
+    #[arg(long, env = "WEFT_KUBECONFIG", value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
 
     /// Name of this node, as pods name it in spec.nodeName [default: this host's name]
     #[arg(long, env = "WEFT_NODE", value_name = "NAME", value_parser = node_name)]
@@ -120,7 +130,7 @@ pub(super) struct AgentArgs {
     older_connections: OlderConnections,
 
     /// Cgroup whose processes reach pods directly, even under STRICT: the kubelet's, for its probes. Exactly this one,
-    /// not those below it
+    /// not those below it [default with --kubernetes: found]
     #[arg(long, env = "WEFT_PROBE_CGROUP", value_name = "DIR")]
     probe_cgroup: Option<PathBuf>,
 
@@ -197,11 +207,23 @@ impl FromStr for LoopbackCongestionControl {
     }
 }
 
+/// What says which pods run on this node, and describes the mesh where no control plane does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeSource {
+    /// A folder of manifests. It exists.
+    Folder(PathBuf),
+    /// A Kubernetes cluster.
+    Kubernetes {
+        /// How to reach its API server; `None`: as a pod does.
+        kubeconfig: Option<PathBuf>,
+    },
+}
+
 /// What an agent is started with: the flags of `weft agent`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentOptions {
-    /// Folder of manifests. It exists.
-    pub config: PathBuf,
+    /// What says which pods run on this node.
+    pub source: NodeSource,
     /// Name of this node.
     pub node: String,
     /// Folder for what the agent keeps.
@@ -278,6 +300,7 @@ impl AgentArgs {
     fn into_options(self) -> anyhow::Result<AgentOptions> {
         let mut mistakes = Vec::new();
         match fs::metadata(&self.config) {
+            _ if self.kubernetes => {}
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => mistakes.push(format!("--config {}: not a folder", self.config.display())),
             Err(error) => mistakes.push(format!(
@@ -316,8 +339,12 @@ impl AgentArgs {
         };
         anyhow::ensure!(mistakes.is_empty(), "the agent cannot be started:\n  {}", mistakes.join("\n  "));
         let workers = self.workers.or_else(|| std::thread::available_parallelism().ok());
+        let source = match self.kubernetes {
+            true => NodeSource::Kubernetes { kubeconfig: self.kubeconfig },
+            false => NodeSource::Folder(self.config),
+        };
         Ok(AgentOptions {
-            config: self.config,
+            source,
             node,
             state_dir: self.state_dir,
             ca_dir: self.ca_dir,

@@ -25,7 +25,7 @@ pub(crate) use metadata::{excerpt, identify};
 pub(crate) use namespace::{DataplaneMode, Namespace, ServiceAccount};
 pub(crate) use node::{Node, is_known};
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthenticationManifest};
-pub(crate) use pod::view::{NETNS, PodView};
+pub(crate) use pod::view::{NETNS, PodView, REDIRECTION};
 pub(crate) use pod::{Pod, PodPhase, PodTemplate};
 pub(crate) use service::{Service, ServiceKind, TargetPort};
 

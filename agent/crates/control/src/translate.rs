@@ -46,9 +46,11 @@ pub struct TranslationOptions {
     pub root_namespace: String,
     /// Namespaces whose pods are never enrolled.
     pub excluded_namespaces: Vec<String>,
-    /// A pod that is to be enrolled is announced as reached by tunnels only once its agent has said that it captures it,
-    /// by the annotation `ambient.istio.io/redirection: enabled`. Else its label alone decides.
-    pub announce_captured_only: bool,
+    /// The objects are those of a cluster. A pod that is to be enrolled is announced as reached by tunnels only once its agent
+    /// has said that it captures it, by the annotation `ambient.istio.io/redirection: enabled`; else its label alone
+    /// decides. One that is scheduled is a workload before it has addresses, so that its node may have its certificate,
+    /// and no manifest says where its network namespace is.
+    pub on_kubernetes: bool,
 }
 
 impl Default for TranslationOptions {
@@ -62,7 +64,7 @@ impl Default for TranslationOptions {
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             excluded_namespaces: vec!["kube-system".to_owned()],
-            announce_captured_only: false,
+            on_kubernetes: false,
         }
     }
 }

@@ -27,7 +27,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(
         options,
         AgentOptions {
-            config: options.config.clone(),
+            source: options.source.clone(),
             node: "node-a".into(),
             state_dir: "/var/lib/weft".into(),
             ca_dir: "/var/lib/weft/ca".into(),

@@ -39,7 +39,7 @@ pub(crate) struct State {
 /// A change as it will be stored. It is made without holding up readers.
 enum Prepared {
     Put(Encoded),
-    Workload { encoded: Encoded, uid: Arc<str>, resident: Option<(Arc<str>, Identity)> },
+    Workload { encoded: Option<Encoded>, uid: Arc<str>, resident: Option<(Arc<str>, Identity)> },
     Policy(Encoded),
     Remove(Arc<str>),
     RemovePolicy(Arc<str>),
@@ -101,7 +101,8 @@ impl World {
     fn prepare(&self, change: Change) -> Prepared {
         match change {
             Change::PutWorkload(workload) => Prepared::Workload {
-                encoded: Encoded::workload(&workload, &self.network),
+                // Nobody can reach what has no address yet. Its node may have its certificate.
+                encoded: (!workload.addresses.is_empty()).then(|| Encoded::workload(&workload, &self.network)),
                 resident: Residents::resident(&workload),
                 uid: workload.uid,
             },
@@ -135,7 +136,10 @@ impl State {
         match change {
             Prepared::Put(encoded) => self.addresses.put(encoded),
             Prepared::Workload { encoded, uid, resident } => {
-                self.addresses.put(encoded);
+                match encoded {
+                    Some(encoded) => self.addresses.put(encoded),
+                    None => self.addresses.remove(&uid),
+                }
                 self.residents.set(&uid, resident);
             }
             Prepared::Policy(encoded) => self.policies.put(encoded),

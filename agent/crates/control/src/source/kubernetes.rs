@@ -12,11 +12,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use contents::Contents;
-use kube::api::{ApiResource, DynamicObject};
+use kube::Api;
+pub use kube::Client;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, utils, watcher as watch_of};
-use kube::{Api, Client};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -24,8 +25,8 @@ use tokio_stream::StreamExt;
 use weft_runtime::{Backoff, Shutdown, Tasks};
 
 use super::{Sent, Update};
-use crate::object::Kind;
-use crate::translate::TranslationOptions;
+use crate::object::{Kind, REDIRECTION};
+use crate::translate::{LocalPod, TranslationOptions};
 
 /// After a first change, how long others may join it.
 const COALESCING: Duration = Duration::from_millis(20);
@@ -64,13 +65,32 @@ impl From<Event<DynamicObject>> for News {
 /// changed. A receiver that falls behind holds the source up, and misses nothing.
 #[must_use]
 pub fn start(client: &Client, translation: TranslationOptions, tasks: &Tasks) -> mpsc::Receiver<Update> {
+    start_kinds(client, Kind::ALL.map(|kind| (kind, None)), translation, tasks)
+}
+
+/// Starts to watch what an agent needs to know of its own node, `translation.node`: the pods there, and the namespaces.
+/// Only [`Update::local_pods`] is of use then, and what is wrong with those.
+#[must_use]
+pub fn start_node(client: &Client, translation: TranslationOptions, tasks: &Tasks) -> mpsc::Receiver<Update> {
+    let here = format!("spec.nodeName={}", translation.node);
+    start_kinds(client, [(Kind::Namespace, None), (Kind::Pod, Some(here))], translation, tasks)
+}
+
+/// Watches these kinds, of each only what its field selector says.
+fn start_kinds<const COUNT: usize>(
+    client: &Client,
+    kinds: [(Kind, Option<String>); COUNT],
+    translation: TranslationOptions,
+    tasks: &Tasks,
+) -> mpsc::Receiver<Update> {
     let (news, read) = mpsc::channel(QUEUE);
-    for kind in Kind::ALL {
-        let watch = Watch { kind, client: client.clone(), news: news.clone(), said: String::new() };
+    let contents = Contents::new(translation, kinds.iter().map(|(kind, _)| *kind));
+    for (kind, fields) in kinds {
+        let watch = Watch { kind, fields, client: client.clone(), news: news.clone(), said: String::new() };
         tasks.spawn(format!("watch-{}", kind.plural()), watch.run(tasks.shutdown()));
     }
     let (sender, updates) = mpsc::channel(4);
-    tasks.spawn("cluster", follow(Contents::new(translation), read, sender, tasks.shutdown()));
+    tasks.spawn("cluster", follow(contents, read, sender, tasks.shutdown()));
     updates
 }
 
@@ -116,6 +136,8 @@ async fn follow(
 /// The watch of one kind.
 struct Watch {
     kind: Kind,
+    /// Which of them, as a field selector; `None`: all.
+    fields: Option<String>,
     client: Client,
     news: mpsc::Sender<(Kind, News)>,
     /// What was last said of it in the log.
@@ -134,8 +156,9 @@ impl Watch {
     async fn run(mut self, mut shutdown: Shutdown) {
         let watching = async {
             // A list in pieces, as events, costs the API server and this process least memory.
-            if let Ended::NeedsList = self.watch(watcher::Config::default().streaming_lists()).await {
-                self.watch(watcher::Config::default()).await;
+            let config = watcher::Config { field_selector: self.fields.take(), ..watcher::Config::default() };
+            if let Ended::NeedsList = self.watch(config.clone().streaming_lists()).await {
+                self.watch(config).await;
             }
         };
         tokio::select! {
@@ -218,8 +241,8 @@ impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = self.0.plural();
         match self.1 {
-            Some(401) => f.write_str("The API server does not accept the controller's credentials"),
-            Some(403) => write!(f, "Its ClusterRole must allow get, list and watch of {plural}"),
+            Some(401) => f.write_str("The API server does not accept the credentials"),
+            Some(403) => write!(f, "The ClusterRole must allow get, list and watch of {plural}"),
             _ => f.write_str("Trying again"),
         }
     }
@@ -236,6 +259,26 @@ fn code(error: &watcher::Error) -> Option<u16> {
         },
         watcher::Error::WatchError(status) => Some(status.code),
         watcher::Error::NoResourceVersion => None,
+    }
+}
+
+/// Tells the mesh, by an annotation of the pod's object, that its agent captures it, or no longer does. A pod that is no
+/// more, or another one of its name, is left alone.
+///
+/// # Errors
+/// When the API server cannot be reached or refuses.
+pub async fn mark(client: &Client, pod: &LocalPod, is_captured: bool) -> Result<(), kube::Error> {
+    let (name, value) = REDIRECTION;
+    let annotations = serde_json::json!({ name: is_captured.then_some(value) });
+    // The uid makes the patch fail on another pod of that name.
+    let patch = serde_json::json!({ "metadata": { "uid": &*pod.instance, "annotations": annotations } });
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &pod.namespace, &resource(Kind::Pod));
+    match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {
+            tracing::debug!(pod = %pod.uid, reason = status.message, "it is no more, and is not marked");
+            Ok(())
+        }
+        result => result.map(drop),
     }
 }
 

@@ -8,7 +8,7 @@ use weft_model::Identity;
 
 use super::Translator;
 use super::pods::PodState;
-use crate::object::{DataplaneMode, Kind, NETNS, ObjectId};
+use crate::object::{DataplaneMode, Kind, NETNS, ObjectId, PodPhase};
 use crate::problem::{Note, Notes};
 
 /// A pod of this node, with addresses and a network namespace of its own.
@@ -24,12 +24,14 @@ pub struct LocalPod {
     pub namespace: Arc<str>,
     /// Its identity.
     pub identity: Identity,
-    /// Its network namespace.
-    pub netns: PathBuf,
-    /// Its addresses, the primary one first.
+    /// Its network namespace; `None`: a manifest does not say it, and whoever runs pods has to be asked.
+    pub netns: Option<PathBuf>,
+    /// Its addresses, the primary one first. None yet, on Kubernetes, where it has only just been scheduled.
     pub addresses: Vec<IpAddr>,
     /// Whether its connections are to be carried by the mesh.
     pub enrolled: bool,
+    /// The mesh was told that it is captured, by the annotation for that.
+    pub is_announced: bool,
 }
 
 impl Translator {
@@ -47,7 +49,7 @@ impl Translator {
 
     /// Whether others may reach a pod by tunnels: it is enrolled, and captured where that can be known.
     pub(crate) fn is_announced(&self, state: &PodState) -> bool {
-        self.is_enrolled(state) && (state.pod.is_redirected || !self.options.announce_captured_only)
+        self.is_enrolled(state) && (state.pod.is_redirected || !self.options.on_kubernetes)
     }
 
     pub(crate) fn is_excluded(&self, namespace: &str) -> bool {
@@ -61,22 +63,28 @@ impl Translator {
         for id in &self.pods.local {
             let state = self.pods.get(*id);
             let pod = &state.pod;
-            if !pod.is_live() || pod.template.is_host_network {
+            let is_of_interest = match self.options.on_kubernetes {
+                // The runtime knows a pod's addresses before the API server does.
+                true => pod.phase != PodPhase::Over,
+                false => pod.is_live(),
+            };
+            if !is_of_interest || pod.template.is_host_network {
                 continue;
             }
             let enrolled = self.is_enrolled(state);
             match (&pod.netns, self.identity(state)) {
-                (Some(netns), Some(identity)) => found.push(LocalPod {
+                (netns, Some(identity)) if netns.is_some() || self.options.on_kubernetes => found.push(LocalPod {
                     uid: self.pod_uid(pod),
                     instance: Arc::clone(&pod.uid),
                     name: Arc::clone(&pod.name),
                     namespace: Arc::clone(&pod.namespace),
                     identity,
-                    netns: PathBuf::from(&**netns),
+                    netns: netns.as_deref().map(PathBuf::from),
                     addresses: pod.addresses.to_vec(),
                     enrolled,
+                    is_announced: pod.is_redirected,
                 }),
-                (None, _) if enrolled => {
+                (None, _) if enrolled && !self.options.on_kubernetes => {
                     let object = ObjectId {
                         kind: Kind::Pod,
                         namespace: Arc::clone(&pod.namespace),

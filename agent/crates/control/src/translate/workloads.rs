@@ -12,7 +12,7 @@ use super::endpoints::EndpointId;
 use super::namespaces::NamespaceId;
 use super::pods::{PodId, PodState};
 use super::services::ServiceId;
-use crate::object::{Pod, ServiceKind, TargetPort, is_known};
+use crate::object::{Pod, PodPhase, ServiceKind, TargetPort, is_known};
 
 impl Translator {
     /// A pod's name in the model.
@@ -39,8 +39,10 @@ impl Translator {
                 }
             }
             let state = self.pods.get(id);
-            let workload =
-                self.identity(state).filter(|_| state.pod.is_live()).map(|identity| self.workload(id, identity));
+            let pod = &state.pod;
+            let is_scheduled = self.options.on_kubernetes && pod.phase != PodPhase::Over && !pod.node.is_empty();
+            let is_workload = pod.is_live() || is_scheduled;
+            let workload = self.identity(state).filter(|_| is_workload).map(|identity| self.workload(id, identity));
             let is_published = workload.is_some();
             match workload {
                 Some(workload) => changes.push(Change::PutWorkload(workload)),

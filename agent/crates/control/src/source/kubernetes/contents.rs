@@ -35,11 +35,12 @@ struct Objects {
 }
 
 impl Contents {
-    pub(super) fn new(translation: TranslationOptions) -> Self {
+    /// Nothing yet. It is complete when these kinds were listed.
+    pub(super) fn new(translation: TranslationOptions, kinds: impl IntoIterator<Item = Kind>) -> Self {
         Self {
             translator: Translator::new(translation),
             interner: Interner::default(),
-            kinds: Kind::ALL.into_iter().map(|kind| (kind, Objects::default())).collect(),
+            kinds: kinds.into_iter().map(|kind| (kind, Objects::default())).collect(),
             problems: BTreeMap::new(),
         }
     }

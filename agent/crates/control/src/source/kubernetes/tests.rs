@@ -1,8 +1,9 @@
 use serde_json::{Value, json};
-use weft_model::{Change, TunnelProtocol};
+use weft_model::{Change, Identity, TunnelProtocol};
 
 use super::*;
 use crate::problem::Severity;
+use crate::serve::{Caller, Grants, World};
 
 fn object(tree: Value) -> DynamicObject {
     serde_json::from_value(tree).expect("the object is well-formed")
@@ -63,7 +64,7 @@ fn workloads(changes: &[Change]) -> Vec<String> {
 
 #[test]
 fn nothing_is_complete_before_every_kind_was_listed() {
-    let mut contents = Contents::new(TranslationOptions::default());
+    let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     for kind in Kind::ALL {
         assert!(!contents.is_complete(), "before {kind}");
         if kind == Kind::PeerAuthentication {
@@ -78,7 +79,7 @@ fn nothing_is_complete_before_every_kind_was_listed() {
 
 #[test]
 fn a_new_list_removes_what_it_does_not_name() {
-    let mut contents = Contents::new(TranslationOptions::default());
+    let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     let pods = [("a", "10.0.0.1"), ("b", "10.0.0.2")].map(|(name, address)| (Kind::Pod, pod(name, address)));
     complete(&mut contents, &[vec![(Kind::Namespace, namespace("shop"))], pods.to_vec()].concat());
     assert_eq!(workloads(&contents.flush().0), ["+a", "+b"]);
@@ -96,8 +97,8 @@ fn a_new_list_removes_what_it_does_not_name() {
 
 #[test]
 fn a_pod_is_reached_by_tunnels_while_its_agent_says_that_it_is_captured() {
-    let options = TranslationOptions { announce_captured_only: true, ..TranslationOptions::default() };
-    let mut contents = Contents::new(options);
+    let options = TranslationOptions { on_kubernetes: true, ..TranslationOptions::default() };
+    let mut contents = Contents::new(options, Kind::ALL);
     complete(&mut contents, &[(Kind::Namespace, namespace("shop"))]);
     let mut protocol = |redirection: Option<&str>| {
         let mut pod = pod("a", "10.0.0.1");
@@ -125,11 +126,35 @@ fn a_pod_is_reached_by_tunnels_while_its_agent_says_that_it_is_captured() {
     );
 }
 
+#[tokio::test]
+async fn a_node_may_have_the_certificate_of_a_pod_before_anybody_can_reach_it() {
+    let options = TranslationOptions { on_kubernetes: true, ..TranslationOptions::default() };
+    let mut contents = Contents::new(options, Kind::ALL);
+    let mut scheduled = pod("a", "10.0.0.1");
+    scheduled.data["status"] = json!({ "phase": "Pending" });
+    complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, scheduled.clone())]);
+    let world = World::new("");
+    world.apply(contents.flush().0).await;
+    let caller = Caller { namespace: "s".into(), service_account: "a".into(), pod: "p".into(), node: "n1".into() };
+    let identity = Identity::new("cluster.local", "shop", "default").expect("valid parts");
+    let is_told = || world.read().addresses.present().next().is_some();
+    assert_eq!((world.may_have(&caller, &identity), is_told()), (Ok(()), false));
+
+    contents.note(Kind::Pod, News::Put(Box::new(pod("a", "10.0.0.1"))));
+    world.apply(contents.flush().0).await;
+    assert_eq!((world.may_have(&caller, &identity), is_told()), (Ok(()), true));
+
+    scheduled.data["status"] = json!({ "phase": "Failed" });
+    contents.note(Kind::Pod, News::Put(Box::new(scheduled)));
+    world.apply(contents.flush().0).await;
+    assert!(world.may_have(&caller, &identity).is_err() && !is_told());
+}
+
 #[test]
 fn a_network_namespace_that_a_pod_of_a_cluster_names_is_not_looked_at() {
     for named in ["/proc/1/ns/net", "relative"] {
         let options = TranslationOptions { node: "n1".to_owned(), ..TranslationOptions::default() };
-        let mut contents = Contents::new(options);
+        let mut contents = Contents::new(options, Kind::ALL);
         let mut pod = pod("a", "10.0.0.1");
         pod.metadata.annotations = Some([("weft.dev/netns".to_owned(), named.to_owned())].into());
         complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, pod)]);
@@ -137,14 +162,13 @@ fn a_network_namespace_that_a_pod_of_a_cluster_names_is_not_looked_at() {
         assert!(changes.iter().any(|change| matches!(change, Change::PutWorkload(_))), "{changes:?}");
         let said: Vec<String> = state.problems.iter().map(ToString::to_string).collect();
         assert!(!said.iter().any(|problem| problem.contains(named)), "{said:?}");
-        let netns = state.local_pods.iter().map(|pod| pod.netns.as_path());
-        assert!(!netns.into_iter().any(|netns| netns == Path::new(named)), "{:?}", state.local_pods);
+        assert!(state.local_pods.iter().all(|pod| pod.netns.is_none()), "{:?}", state.local_pods);
     }
 }
 
 #[test]
 fn an_object_that_becomes_invalid_stays_as_it_was_and_is_reported_until_it_is_corrected() {
-    let mut contents = Contents::new(TranslationOptions::default());
+    let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::AuthorizationPolicy, policy("DENY"))]);
     let (changes, state) = contents.flush();
     assert!(changes.iter().any(|change| matches!(change, Change::PutPolicy(_))), "{changes:?}");
@@ -165,7 +189,7 @@ fn an_object_that_becomes_invalid_stays_as_it_was_and_is_reported_until_it_is_co
 
 #[test]
 fn what_stands_in_for_a_policy_that_was_never_valid_follows_its_selector() {
-    let mut contents = Contents::new(TranslationOptions::default());
+    let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     let app = |name: &str| json!({ "matchLabels": { "app": name } });
     let selecting = |selector: Value| {
         let mut policy = policy("PERHAPS");
@@ -181,7 +205,7 @@ fn what_stands_in_for_a_policy_that_was_never_valid_follows_its_selector() {
 
 #[test]
 fn fields_that_only_the_api_server_knows_are_no_problem() {
-    let mut contents = Contents::new(TranslationOptions::default());
+    let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     let mut service = object(json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s", "namespace": "shop" },
         "spec": { "clusterIP": "10.96.0.1", "ports": [{ "port": 80 }] },

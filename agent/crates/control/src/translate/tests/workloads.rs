@@ -174,7 +174,10 @@ fn local_pods_have_a_network_namespace_and_addresses() {
     assert_eq!(problems, []);
     let [local] = &pods[..] else { panic!("{pods:?}") };
     assert_eq!(&*local.uid, "Kubernetes//Pod/shop/a");
-    assert_eq!((&*local.instance, local.netns.as_path(), local.enrolled), ("u", Path::new("/run/netns/a"), true));
+    assert_eq!(
+        (&*local.instance, local.netns.as_deref(), local.enrolled),
+        ("u", Some(Path::new("/run/netns/a")), true)
+    );
     for (metadata, spec, status) in [
         (annotated, ", hostNetwork: true", ""),
         (annotated, "", ", phase: Failed"),

@@ -1,0 +1,343 @@
+//! The pods of this node on Kubernetes: what the API server says of them, joined with what this host says.
+//!
+//! The API server knows which pods are here and which belong to the mesh, not where their network namespaces are. The
+//! container runtime tells those of new pods, through the CNI plug-in, before anything runs in them ([`NodePods`]); those of
+//! pods that were there before are found in `/proc`. A pod is announced to the mesh, by an annotation of its object, when
+//! it is captured: no earlier, or peers would meet nobody, and before its first process runs, or they would talk to it
+//! in clear.
+
+mod announce;
+mod kubelet;
+mod processes;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use weft_control::kubernetes::Client;
+use weft_control::{LocalPod, Update};
+use weft_runtime::{Shutdown, Tasks};
+
+use self::announce::Announcer;
+pub use self::kubelet::follow_kubelet;
+use self::processes::{Found, Inode};
+use crate::enrol::{EnrolmentStatus, PodState, PodStatus};
+use crate::sandbox::{BoxFuture, Sandbox, Sandboxes, Verdict};
+
+/// The processes of this host.
+const PROC: &str = "/proc";
+/// How often namespaces that are missing are looked for, and known ones are looked after.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the container runtime waits for a pod to be captured. The kubelet tries again after that.
+const ADD_WITHIN: Duration = Duration::from_secs(20);
+
+/// What is known of this node's pods.
+#[derive(Debug)]
+pub struct NodePods {
+    state: Mutex<State>,
+    /// The sandboxes are others.
+    sandboxes_changed: Notify,
+    /// Moves when the API server has said something new.
+    heard: watch::Sender<u64>,
+    enrolment: Arc<EnrolmentStatus>,
+    announcer: Announcer,
+    excluded: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the API server says, once it has.
+    said: Option<Update>,
+    /// What the container runtime says, by its own ids.
+    sandboxes: HashMap<String, Sandbox>,
+    /// What was found in `/proc`, by the pod's uid.
+    found: HashMap<String, Found>,
+}
+
+impl NodePods {
+    /// Follows `updates`, which are those of [`weft_control::kubernetes::start_node`], in tasks owned by `tasks`. What
+    /// comes back is the same with the network namespaces filled in.
+    #[must_use]
+    pub fn start(
+        client: Client,
+        updates: mpsc::Receiver<Update>,
+        enrolment: Arc<EnrolmentStatus>,
+        excluded_namespaces: Vec<String>,
+        tasks: &Tasks,
+    ) -> (Arc<Self>, mpsc::Receiver<Update>) {
+        let pods = Arc::new(Self {
+            state: Mutex::default(),
+            sandboxes_changed: Notify::new(),
+            heard: watch::Sender::new(0),
+            enrolment,
+            announcer: Announcer::new(client),
+            excluded: excluded_namespaces,
+        });
+        let (sender, filled_in) = mpsc::channel(4);
+        tasks.spawn("node-pods", Arc::clone(&pods).follow(updates, sender, tasks.shutdown()));
+        tasks.spawn("announce", Arc::clone(&pods).announce(tasks.shutdown()));
+        (pods, filled_in)
+    }
+
+    async fn follow(
+        self: Arc<Self>,
+        mut updates: mpsc::Receiver<Update>,
+        filled_in: mpsc::Sender<Update>,
+        mut shutdown: Shutdown,
+    ) {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let is_news = tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                update = updates.recv() => {
+                    let Some(update) = update else { return };
+                    self.state().said = Some(update);
+                    // New pods of the mesh that have run for a while are found at once.
+                    self.look().await;
+                    self.heard.send_modify(|times| *times += 1);
+                    true
+                }
+                () = self.sandboxes_changed.notified() => true,
+                _ = look.tick() => self.look().await,
+            };
+            let Some(update) = self.filled_in().filter(|_| is_news) else { continue };
+            if filled_in.send(update).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks for network namespaces that are missing, and forgets those that are no more. Returns whether that changed
+    /// anything.
+    async fn look(&self) -> bool {
+        let (missing, known) = {
+            let state = self.state();
+            let known: Vec<(String, PathBuf, Option<Inode>)> = state
+                .found
+                .iter()
+                .map(|(uid, found)| (uid.clone(), found.path.clone(), Some(found.inode)))
+                .chain(state.sandboxes.iter().map(|(id, sandbox)| (id.clone(), sandbox.netns.clone(), None)))
+                .collect();
+            (state.missing(), known)
+        };
+        let looked = tokio::task::spawn_blocking(move || {
+            let is_gone = |path: &Path, inode: Option<Inode>| match processes::inode(path) {
+                Ok(now) => inode.is_some_and(|before| before != now),
+                Err(_) => true,
+            };
+            let gone: Vec<(String, PathBuf)> = known
+                .into_iter()
+                .filter(|(_, path, inode)| is_gone(path, *inode))
+                .map(|(id, path, _)| (id, path))
+                .collect();
+            let found = match missing.is_empty() {
+                true => Ok(HashMap::new()),
+                false => processes::network_namespaces(Path::new(PROC), &|uid| missing.contains(uid)),
+            };
+            (gone, found)
+        });
+        let Ok((gone, found)) = looked.await else { return false };
+        let found = found.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the network namespaces of this node's pods cannot be looked for");
+            HashMap::new()
+        });
+        let mut state = self.state();
+        let is_news = !(gone.is_empty() && found.is_empty());
+        for (id, path) in gone {
+            if state.found.get(&id).is_some_and(|found| found.path == path) {
+                state.found.remove(&id);
+            }
+            if state.sandboxes.get(&id).is_some_and(|sandbox| sandbox.netns == path) {
+                state.sandboxes.remove(&id);
+            }
+        }
+        state.found.extend(found);
+        is_news
+    }
+
+    /// What the API server says, with what this host knows filled in; `None` before it said anything.
+    fn filled_in(&self) -> Option<Update> {
+        let mut state = self.state();
+        let pods = state.said.as_ref()?.local_pods.iter().filter_map(|pod| state.fill_in(pod)).collect();
+        let said = state.said.as_mut()?;
+        Some(Update {
+            changes: std::mem::take(&mut said.changes),
+            local_pods: pods,
+            problems: said.problems.clone(),
+            objects: said.objects,
+        })
+    }
+
+    /// Keeps the annotations in step with what is captured.
+    async fn announce(self: Arc<Self>, mut shutdown: Shutdown) {
+        let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
+        loop {
+            let due = {
+                let pods = self.state().said.as_ref().map(|update| update.local_pods.clone()).unwrap_or_default();
+                due(&pods, self.enrolment.pods().as_deref().unwrap_or_default())
+            };
+            let all_went_well = tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                all_went_well = self.announcer.tell(due) => all_went_well,
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                changed = heard.changed() => if changed.is_err() { return },
+                changed = enrolled.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_INTERVAL), if !all_went_well => {}
+            }
+        }
+    }
+
+    async fn captured(&self, sandbox: &Sandbox, last: &Mutex<Option<String>>) -> Result<Verdict, String> {
+        let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
+        loop {
+            let pod = self.state().pod(sandbox).cloned();
+            match pod {
+                Some(pod) if !pod.enrolled => return Ok(Verdict::NotInMesh),
+                Some(pod) => match self.enrolment.of(&pod.uid, &sandbox.netns) {
+                    Some(PodState::Enrolled) => {
+                        self.announcer.tell_one(&pod, true).await?;
+                        return Ok(Verdict::Enrolled);
+                    }
+                    Some(PodState::Failed(reason)) => *lock(last) = Some(reason),
+                    Some(PodState::NotEnrolled) | None => {}
+                },
+                None => {}
+            }
+            tokio::select! {
+                changed = heard.changed() => changed.map_err(|_| "the agent ends".to_owned())?,
+                changed = enrolled.changed() => changed.map_err(|_| "the agent ends".to_owned())?,
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Sandboxes for NodePods {
+    fn add(&self, sandbox: Sandbox) -> BoxFuture<'_, Result<Verdict, String>> {
+        Box::pin(async move {
+            if self.excluded.contains(&sandbox.namespace) {
+                return Ok(Verdict::NotInMesh);
+            }
+            self.state().sandboxes.insert(sandbox.container.clone(), sandbox.clone());
+            self.sandboxes_changed.notify_one();
+            let last = Mutex::new(None);
+            match tokio::time::timeout(ADD_WITHIN, self.captured(&sandbox, &last)).await {
+                Ok(verdict) => verdict,
+                Err(_) => Err(lock(&last).take().unwrap_or_else(|| {
+                    "the API server has not told the agent of this node about the pod yet".to_owned()
+                })),
+            }
+        })
+    }
+
+    fn remove<'a>(&'a self, _uid: &'a str, container: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if self.state().sandboxes.remove(container).is_some() {
+                self.sandboxes_changed.notify_one();
+            }
+        })
+    }
+
+    fn check(&self, sandbox: Sandbox) -> BoxFuture<'_, Result<Verdict, String>> {
+        Box::pin(async move {
+            let Some(pod) = self.state().pod(&sandbox).cloned() else {
+                return match self.excluded.contains(&sandbox.namespace) {
+                    true => Ok(Verdict::NotInMesh),
+                    false => Err("the API server has not told the agent of this node about the pod".to_owned()),
+                };
+            };
+            match self.enrolment.of(&pod.uid, &sandbox.netns) {
+                _ if !pod.enrolled => Ok(Verdict::NotInMesh),
+                Some(PodState::Enrolled) => Ok(Verdict::Enrolled),
+                Some(PodState::Failed(reason)) => Err(reason),
+                Some(PodState::NotEnrolled) | None => Err("it is not captured yet".to_owned()),
+            }
+        })
+    }
+
+    fn retain(&self, containers: BTreeSet<String>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.state().sandboxes.retain(|container, _| containers.contains(container));
+            self.sandboxes_changed.notify_one();
+        })
+    }
+}
+
+impl State {
+    fn pod(&self, sandbox: &Sandbox) -> Option<&LocalPod> {
+        self.said.as_ref()?.local_pods.iter().find(|pod| is_of(sandbox, pod))
+    }
+
+    fn sandbox(&self, pod: &LocalPod) -> Option<&Sandbox> {
+        self.sandboxes.values().find(|sandbox| is_of(sandbox, pod))
+    }
+
+    /// The pods of the mesh that have an address, and so a network namespace, which nobody has told of.
+    fn missing(&self) -> HashSet<String> {
+        let pods = self.said.iter().flat_map(|update| &update.local_pods);
+        let is_missing = |pod: &&LocalPod| {
+            let is_known = self.found.contains_key(&*pod.instance) || self.sandbox(pod).is_some();
+            pod.enrolled && !pod.addresses.is_empty() && !is_known
+        };
+        pods.filter(is_missing).map(|pod| pod.instance.to_string()).collect()
+    }
+
+    /// A pod with its network namespace, and with its addresses even before the API server knows them. `None` for one
+    /// that has no sandbox yet: there is nothing to capture.
+    fn fill_in(&self, pod: &LocalPod) -> Option<LocalPod> {
+        let (sandbox, found) = (self.sandbox(pod), self.found.get(&*pod.instance));
+        let netns = sandbox.map(|sandbox| &sandbox.netns).or(found.map(|found| &found.path)).cloned();
+        let mut addresses = pod.addresses.clone();
+        // What it was captured with is kept for as long as the API server says the same in another order.
+        if let Some(sandbox) = sandbox
+            && is_same_set(&addresses, &sandbox.addresses)
+        {
+            addresses.clone_from(&sandbox.addresses);
+        }
+        (!addresses.is_empty()).then(|| LocalPod { netns, addresses, ..pod.clone() })
+    }
+}
+
+fn is_of(sandbox: &Sandbox, pod: &LocalPod) -> bool {
+    match sandbox.uid.is_empty() {
+        true => *sandbox.namespace == *pod.namespace && *sandbox.name == *pod.name,
+        false => *sandbox.uid == *pod.instance,
+    }
+}
+
+/// Whether the API server says nothing yet, or the same as the runtime.
+fn is_same_set(said: &[IpAddr], of_runtime: &[IpAddr]) -> bool {
+    said.is_empty() || said.len() == of_runtime.len() && said.iter().all(|address| of_runtime.contains(address))
+}
+
+/// The pods whose annotation is not as it should be, and what it should be. One that should be captured and is not at
+/// the moment stays announced: peers must be refused, not talk to it in clear.
+fn due(pods: &[LocalPod], enrolment: &[PodStatus]) -> Vec<(LocalPod, bool)> {
+    let is_captured =
+        |pod: &LocalPod| enrolment.iter().any(|status| status.uid == pod.uid && status.state == PodState::Enrolled);
+    let due = pods.iter().filter_map(|pod| match (pod.enrolled, pod.is_announced) {
+        (true, false) if is_captured(pod) => Some((pod.clone(), true)),
+        (false, true) => Some((pod.clone(), false)),
+        _ => None,
+    });
+    due.collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+use weft_model::Identity;
+
+use super::*;
+
+const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+
+fn pod(addresses: &[&str], enrolled: bool, is_announced: bool) -> LocalPod {
+    LocalPod {
+        uid: "Kubernetes//Pod/shop/web".into(),
+        instance: UID.into(),
+        name: "web".into(),
+        namespace: "shop".into(),
+        identity: Identity::new("cluster.local", "shop", "web").expect("valid parts"),
+        netns: None,
+        addresses: self::addresses(addresses),
+        enrolled,
+        is_announced,
+    }
+}
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().expect("an address")).collect()
+}
+
+fn sandbox(uid: &str, of: &[&str]) -> Sandbox {
+    Sandbox {
+        namespace: "shop".into(),
+        name: "web".into(),
+        uid: uid.into(),
+        container: "c1".into(),
+        netns: "/run/netns/cni-1".into(),
+        addresses: addresses(of),
+    }
+}
+
+fn state(pods: Vec<LocalPod>, sandboxes: Vec<Sandbox>, found: &[&str]) -> State {
+    let found = found.iter().map(|uid| ((*uid).to_owned(), Found { path: "/proc/7/ns/net".into(), inode: (1, 2) }));
+    State {
+        said: Some(Update { local_pods: pods, ..Update::default() }),
+        sandboxes: sandboxes.into_iter().map(|sandbox| (sandbox.container.clone(), sandbox)).collect(),
+        found: found.collect(),
+    }
+}
+
+#[test]
+fn a_pod_that_was_only_just_scheduled_has_what_its_runtime_says() {
+    let scheduled = pod(&[], true, false);
+    assert_eq!(state(vec![scheduled.clone()], vec![], &[]).fill_in(&scheduled), None, "it has no sandbox yet");
+    for uid in [UID, ""] {
+        let state = state(vec![scheduled.clone()], vec![sandbox(uid, &["10.0.0.1", "fd00::1"])], &[]);
+        let filled_in = state.fill_in(&scheduled).expect("it has a sandbox");
+        assert_eq!(filled_in.netns, Some("/run/netns/cni-1".into()));
+        assert_eq!(filled_in.addresses, addresses(&["10.0.0.1", "fd00::1"]));
+        assert!(state.missing().is_empty());
+    }
+    let other = state(vec![scheduled.clone()], vec![sandbox("another", &["10.0.0.1"])], &[]);
+    assert_eq!(other.fill_in(&scheduled), None, "that is the sandbox of an earlier pod of this name");
+}
+
+#[test]
+fn addresses_that_the_api_server_tells_in_another_order_are_the_same() {
+    let told = pod(&["fd00::1", "10.0.0.1"], true, false);
+    let same = state(vec![told.clone()], vec![sandbox(UID, &["10.0.0.1", "fd00::1"])], &[]);
+    assert_eq!(same.fill_in(&told).expect("it has one").addresses, addresses(&["10.0.0.1", "fd00::1"]));
+    let moved = pod(&["10.0.0.9"], true, false);
+    assert_eq!(same.fill_in(&moved).expect("it has one").addresses, addresses(&["10.0.0.9"]));
+}
+
+#[test]
+fn namespaces_are_looked_for_of_pods_of_the_mesh_that_have_addresses_and_no_known_one() {
+    let running = pod(&["10.0.0.1"], true, false);
+    assert_eq!(state(vec![running.clone()], vec![], &[]).missing(), HashSet::from([UID.to_owned()]));
+    assert!(state(vec![running.clone()], vec![], &[UID]).missing().is_empty());
+    assert!(state(vec![pod(&["10.0.0.1"], false, false)], vec![], &[]).missing().is_empty());
+    let unknown = state(vec![running.clone()], vec![], &[]).fill_in(&running).expect("it has addresses");
+    assert_eq!(unknown.netns, None, "it is told of, to be reported");
+    let found = state(vec![running.clone()], vec![], &[UID]).fill_in(&running).expect("it has addresses");
+    assert_eq!(found.netns, Some("/proc/7/ns/net".into()));
+}
+
+#[test]
+fn a_pod_is_announced_once_it_is_captured_and_until_it_is_to_leave() {
+    let stands = |state| PodStatus {
+        uid: "Kubernetes//Pod/shop/web".into(),
+        namespace: "shop".into(),
+        name: "web".into(),
+        identity: Identity::new("cluster.local", "shop", "web").expect("valid parts"),
+        addresses: Vec::new(),
+        netns: None,
+        state,
+        older: Arc::new([]),
+        older_problem: None,
+    };
+    let (captured, failed) = (stands(PodState::Enrolled), stands(PodState::Failed("no".to_owned())));
+    let told = |pod: &LocalPod, status: &PodStatus| {
+        let due = due(std::slice::from_ref(pod), std::slice::from_ref(status));
+        due.into_iter().map(|(_, is_captured)| is_captured).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&pod(&["10.0.0.1"], true, false), &captured), [true]);
+    assert_eq!(told(&pod(&["10.0.0.1"], true, true), &captured), [] as [bool; 0]);
+    assert_eq!(told(&pod(&["10.0.0.1"], true, false), &failed), [] as [bool; 0]);
+    assert_eq!(told(&pod(&["10.0.0.1"], true, true), &failed), [] as [bool; 0], "peers are to be refused");
+    assert_eq!(told(&pod(&["10.0.0.1"], false, true), &failed), [false]);
+}
