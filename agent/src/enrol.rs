@@ -449,6 +449,7 @@ impl Joiner {
             instance: local.instance.clone(),
             identity: local.identity.clone(),
             addresses: local.addresses.clone(),
+            workload: local.workload.clone(),
             sockets: PodSockets::new(netns.clone())?,
         });
         self.capture

@@ -160,6 +160,7 @@ impl Mesh {
                 instance: "1".into(),
                 identity: identity(name),
                 addresses: vec![address],
+                workload: Arc::new(workload(name, address)),
                 sockets: PodSockets::new(netns).expect("our own namespace can be entered"),
             });
             proxy.listen(&pod, [listeners]);

@@ -15,6 +15,7 @@ fn pod(addresses: &[&str], enrolled: bool, is_announced: bool) -> LocalPod {
         addresses: self::addresses(addresses),
         enrolled,
         is_announced,
+        workload: Arc::new(crate::telemetry::fixtures::workload("web", 1)),
     }
 }
 

@@ -83,10 +83,8 @@ impl Worker {
         let client = seen_from_outside(pod, client, original.ip());
         record.client = client;
         let snapshot = self.snapshots.load().clone();
-        let Some(source) = snapshot.workload(&pod.uid) else {
-            let reason = format!("the pod {} is not in the configuration any more", pod.uid);
-            return self.refuse(socket, record, Failure::ours(reason));
-        };
+        // The mesh may not have spoken of the pod yet: it is enrolled by its own node.
+        let source = snapshot.workload(&pod.uid).unwrap_or(&pod.workload);
         record.source = Some(source.clone());
         match route(&snapshot, source, client.ip(), original, &self.shared.balancer) {
             Route::Tunnel(upstream) => {

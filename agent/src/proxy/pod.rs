@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use weft_model::Identity;
+use weft_model::{Identity, Workload};
 
 use super::origin::Origin;
 use super::socket::{self, Socket};
@@ -22,6 +22,9 @@ pub struct Pod {
     pub identity: Identity,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// What this node knows of it: who its connections are from until the mesh has said so itself. Its policies are not
+    /// those in force.
+    pub workload: Arc<Workload>,
     /// Where its sockets come from.
     pub sockets: PodSockets,
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use weft_model::Identity;
+use weft_model::{Identity, Workload};
 
 use super::Translator;
 use super::pods::PodState;
@@ -32,6 +32,9 @@ pub struct LocalPod {
     pub enrolled: bool,
     /// The mesh was told that it is captured, by the annotation for that.
     pub is_announced: bool,
+    /// What this node itself knows of it: who the client is where the mesh's own word of it has not come. The services
+    /// and policies in it are those of this source alone.
+    pub workload: Arc<Workload>,
 }
 
 impl Translator {
@@ -78,6 +81,7 @@ impl Translator {
                     instance: Arc::clone(&pod.uid),
                     name: Arc::clone(&pod.name),
                     namespace: Arc::clone(&pod.namespace),
+                    workload: Arc::new(self.workload(*id, identity.clone())),
                     identity,
                     netns: netns.as_deref().map(PathBuf::from),
                     addresses: pod.addresses.to_vec(),

@@ -58,7 +58,8 @@ impl Translator {
         self.namespaces[state.namespace].identities.get(&state.pod.template.service_account).cloned()
     }
 
-    fn workload(&self, id: PodId, identity: Identity) -> Workload {
+    /// What a pod is in the model.
+    pub(crate) fn workload(&self, id: PodId, identity: Identity) -> Workload {
         let state = self.pods.get(id);
         let (pod, template) = (&state.pod, &state.pod.template);
         let services = self.memberships(id);

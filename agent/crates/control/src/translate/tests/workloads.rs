@@ -178,6 +178,7 @@ fn local_pods_have_a_network_namespace_and_addresses() {
         (&*local.instance, local.netns.as_deref(), local.enrolled),
         ("u", Some(Path::new("/run/netns/a")), true)
     );
+    assert_eq!(*local.workload, *mesh.pod("shop/a"), "it is what the model has of it");
     for (metadata, spec, status) in [
         (annotated, ", hostNetwork: true", ""),
         (annotated, "", ", phase: Failed"),
