@@ -1,6 +1,5 @@
 //! `cargo xtask cluster`: a real Kubernetes on this machine, to test in and to try things in.
 
-mod archive;
 mod go;
 mod host_files;
 mod images;

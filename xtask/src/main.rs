@@ -2,10 +2,12 @@
 //!
 //! Each command does its own set-up, says what it installs and why, and is quick when there is nothing to do.
 
+mod archive;
 mod bench;
 mod build;
 mod cluster;
 mod demo;
+mod image;
 mod lint;
 mod progress;
 mod setup;
@@ -31,6 +33,8 @@ enum Command {
     Setup,
     /// Build the agent, with the eBPF programs in it, as it is shipped
     Build,
+    /// Pack the agent into a container image, without a container engine
+    Image(image::Options),
     /// Check formatting, run clippy with warnings as errors, and check licences and sources of dependencies
     Lint,
     /// Run all tests: of the crates, and of the agent in a world of nodes and pods
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         match Cli::parse().command {
             Command::Setup => setup::everything(),
             Command::Build => build::run(),
+            Command::Image(options) => image::run(&options),
             Command::Lint => lint::run(),
             Command::Test(options) => test::run(&options),
             Command::Demo(options) => demo::run(&options),

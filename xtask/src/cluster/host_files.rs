@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::archive::Layer;
+use crate::archive::Layer;
 use crate::workspace;
 
 /// Adds programs under `/usr/bin`, and their libraries where the programs look for them.

@@ -5,8 +5,8 @@ use std::fs;
 use anyhow::{Context, Result};
 use weft_tests::cluster::Kit;
 
-use super::archive::{self, Description, Layer};
 use super::{host_files, kit};
+use crate::archive::{self, Description, Layer, Storage};
 use crate::progress;
 
 /// The programs of the client's image: a shell, and what one looks around with.
@@ -67,7 +67,7 @@ pub(super) fn pack(kit: &Kit, keep: bool) -> Result<()> {
         let mut layer = Layer::new();
         fill(kit, &mut layer).with_context(|| format!("filling the image {name}"))?;
         let name = format!("localhost/weft-test/{name}:1");
-        archive::write(&archive, &Description { name: &name, entrypoint }, layer)?;
+        archive::write(&archive, &Description { name: &name, entrypoint, storage: Storage::Plain }, layer)?;
     }
     progress::note(&format!("{} images are packed in {}", IMAGES.len(), folder.display()));
     Ok(())

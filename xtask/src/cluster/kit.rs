@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use weft_tests::cluster::Kit;
 
-use super::archive::digest;
 use super::go;
+use crate::archive::digest;
 use crate::progress;
 use crate::workspace;
 

@@ -7,39 +7,51 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// The files of an image.
-pub(super) struct Layer {
+pub(crate) struct Layer {
     tar: tar::Builder<Vec<u8>>,
 }
 
 /// What an image says of itself.
-pub(super) struct Description<'a> {
+pub(crate) struct Description<'a> {
     /// Its full name with registry and tag.
-    pub(super) name: &'a str,
+    pub(crate) name: &'a str,
     /// The program that is run, with its first arguments.
-    pub(super) entrypoint: &'a [&'a str],
+    pub(crate) entrypoint: &'a [&'a str],
+    /// How its layer is stored.
+    pub(crate) storage: Storage,
+}
+
+/// How a layer is stored in its archive.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Storage {
+    /// As it is: quick, for images that never leave this machine.
+    Plain,
+    /// Compressed: small, for images that are sent and kept.
+    Gzip,
 }
 
 impl Layer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { tar: tar::Builder::new(Vec::new()) }
     }
 
     /// Adds a file that everybody may read.
-    pub(super) fn file(&mut self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    pub(crate) fn file(&mut self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         self.add(tar::EntryType::Regular, path, mode, bytes)
     }
 
     /// Adds a folder.
-    pub(super) fn folder(&mut self, path: &str, mode: u32) -> Result<()> {
+    pub(crate) fn folder(&mut self, path: &str, mode: u32) -> Result<()> {
         self.add(tar::EntryType::Directory, path, mode, &[])
     }
 
     /// Adds a symbolic link.
-    pub(super) fn link(&mut self, path: &str, target: &str) -> Result<()> {
+    pub(crate) fn link(&mut self, path: &str, target: &str) -> Result<()> {
         let mut header = header(tar::EntryType::Symlink, 0o777, 0);
         let added = self.tar.append_link(&mut header, relative(path), target);
         added.with_context(|| format!("packing the link {path}"))
@@ -68,7 +80,7 @@ fn relative(path: &str) -> &str {
 }
 
 /// Writes an image of one layer as an archive.
-pub(super) fn write(to: &Path, image: &Description, layer: Layer) -> Result<()> {
+pub(crate) fn write(to: &Path, image: &Description, layer: Layer) -> Result<()> {
     let unfinished = to.with_extension("unfinished");
     let file = fs::File::create(&unfinished).with_context(|| format!("making {}", unfinished.display()))?;
     pack(file, image, layer).with_context(|| format!("writing {}", unfinished.display()))?;
@@ -76,7 +88,12 @@ pub(super) fn write(to: &Path, image: &Description, layer: Layer) -> Result<()> 
 }
 
 fn pack(to: impl Write, image: &Description, layer: Layer) -> Result<()> {
-    let layer = Blob::new(layer.tar.into_inner()?);
+    let content = layer.tar.into_inner()?;
+    let content_digest = digest(&content);
+    let (layer, layer_kind) = match image.storage {
+        Storage::Plain => (Blob::new(content), "application/vnd.oci.image.layer.v1.tar"),
+        Storage::Gzip => (Blob::new(compressed(&content)?), "application/vnd.oci.image.layer.v1.tar+gzip"),
+    };
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -89,14 +106,14 @@ fn pack(to: impl Write, image: &Description, layer: Layer) -> Result<()> {
             "Entrypoint": image.entrypoint,
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         },
-        "rootfs": {"type": "layers", "diff_ids": [&layer.digest]},
+        "rootfs": {"type": "layers", "diff_ids": [content_digest]},
     });
     let config = Blob::new(serde_json::to_vec(&config)?);
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
-        "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar")],
+        "layers": [layer.descriptor(layer_kind)],
     });
     let manifest = Blob::new(serde_json::to_vec(&manifest)?);
     let mut described = manifest.descriptor("application/vnd.oci.image.manifest.v1+json");
@@ -121,6 +138,13 @@ fn pack(to: impl Write, image: &Description, layer: Layer) -> Result<()> {
     Ok(archive.into_inner()?.flush()?)
 }
 
+/// Its header has neither a time nor a name: the same content makes the same bytes.
+fn compressed(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
 /// Content with its digest, which takes long enough to be made once.
 struct Blob {
     digest: String,
@@ -138,7 +162,7 @@ impl Blob {
 }
 
 /// A digest as OCI writes it: `sha256:` and 64 hexadecimal digits.
-pub(super) fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let hexadecimal: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hexadecimal}")
 }
@@ -150,13 +174,13 @@ mod tests {
 
     use super::*;
 
-    fn packed() -> Vec<u8> {
+    fn packed(storage: Storage) -> Vec<u8> {
         let mut layer = Layer::new();
         layer.folder("/tmp", 0o1777).unwrap();
         layer.file("/bin/program", b"text", 0o755).unwrap();
         layer.link("/sh", "/bin/program").unwrap();
         let mut bytes = Vec::new();
-        let image = Description { name: "localhost/some/image:7", entrypoint: &["/bin/program"] };
+        let image = Description { name: "localhost/some/image:7", entrypoint: &["/bin/program"], storage };
         pack(&mut bytes, &image, layer).unwrap();
         bytes
     }
@@ -174,7 +198,13 @@ mod tests {
 
     #[test]
     fn every_blob_is_found_by_its_digest_from_the_index_on() {
-        let files = unpacked(&packed());
+        for storage in [Storage::Plain, Storage::Gzip] {
+            follow(&packed(storage), storage);
+        }
+    }
+
+    fn follow(archive: &[u8], storage: Storage) {
+        let files = unpacked(archive);
         let blob = |descriptor: &Value| {
             let digest = descriptor["digest"].as_str().unwrap();
             let bytes = &files[&format!("blobs/{}", digest.replace(':', "/"))];
@@ -186,13 +216,20 @@ mod tests {
         assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "localhost/some/image:7");
         let manifest: Value = serde_json::from_slice(blob(&index["manifests"][0])).unwrap();
         let config: Value = serde_json::from_slice(blob(&manifest["config"])).unwrap();
-        let layer = blob(&manifest["layers"][0]);
-        assert_eq!(config["rootfs"]["diff_ids"][0], digest(layer));
-        assert_eq!(unpacked(layer)["bin/program"], b"text");
+        let mut layer = blob(&manifest["layers"][0]).clone();
+        if matches!(storage, Storage::Gzip) {
+            let mut content = Vec::new();
+            flate2::read::GzDecoder::new(&layer[..]).read_to_end(&mut content).unwrap();
+            layer = content;
+        }
+        assert_eq!(config["rootfs"]["diff_ids"][0], digest(&layer));
+        assert_eq!(unpacked(&layer)["bin/program"], b"text");
     }
 
     #[test]
     fn the_same_content_makes_the_same_bytes() {
-        assert_eq!(packed(), packed());
+        for storage in [Storage::Plain, Storage::Gzip] {
+            assert_eq!(packed(storage), packed(storage));
+        }
     }
 }
