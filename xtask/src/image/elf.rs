@@ -14,12 +14,11 @@ pub(super) fn interpreter(bytes: &[u8]) -> Result<Option<String>> {
     ensure!(bytes.starts_with(b"\x7fELF\x02\x01"), "this is no program of a 64-bit Linux");
     let [first, size, count] = [number(bytes, 32, 8)?, number(bytes, 54, 2)?, number(bytes, 56, 2)?];
     for index in 0..count {
-        let header =
+        let offset =
             index.checked_mul(size).and_then(|offset| first.checked_add(offset)).context("a header is nowhere")?;
-        if number(bytes, header, 4)? == PT_INTERP as usize {
-            let at = |field| number(bytes, header.saturating_add(field), 8);
-            let (offset, length) = (at(8)?, at(32)?);
-            let name = offset.checked_add(length).and_then(|end| bytes.get(offset..end)).context("it is cut short")?;
+        let header = part(bytes, offset, size)?;
+        if number(header, 0, 4)? == PT_INTERP as usize {
+            let name = part(bytes, number(header, 8, 8)?, number(header, 32, 8)?)?;
             return Ok(Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()));
         }
     }
@@ -27,8 +26,11 @@ pub(super) fn interpreter(bytes: &[u8]) -> Result<Option<String>> {
 }
 
 fn number(bytes: &[u8], offset: usize, length: usize) -> Result<usize> {
-    let field = offset.checked_add(length).and_then(|end| bytes.get(offset..end)).context("it is cut short")?;
-    Ok(field.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    Ok(part(bytes, offset, length)?.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+}
+
+fn part(bytes: &[u8], offset: usize, length: usize) -> Result<&[u8]> {
+    offset.checked_add(length).and_then(|end| bytes.get(offset..end)).context("it is cut short")
 }
 
 #[cfg(test)]
