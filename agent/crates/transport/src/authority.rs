@@ -1,5 +1,6 @@
-//! The embedded certificate authority, for hosts without any other.
+//! The embedded certificate authority: that of a host without any other, and of a cluster's controllers.
 
+mod material;
 mod root;
 mod serving;
 
@@ -18,8 +19,9 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use weft_model::Identity;
 use weft_runtime::Clock;
 
+pub use self::material::AuthorityMaterial;
+use self::material::Root;
 pub use self::root::AuthorityError;
-use self::root::Root;
 pub use self::serving::ServingCertificate;
 use crate::bundle::TrustBundle;
 use crate::source::{CertificateSource, Issued, Issuing, SigningRequest, SourceError};
@@ -28,12 +30,13 @@ use crate::tls;
 /// How far a certificate's validity begins before it is issued, for peers whose clocks are late.
 const BACK_DATED: Duration = Duration::from_secs(120);
 
-/// A certificate authority whose root lies in a directory of this host.
+/// A certificate authority whose root lies in a directory of this host, or is given.
 ///
 /// All nodes that use one directory have one root. An operator may put a root there instead, in the files that Istio's
 /// `cacerts` secret has: `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`.
 pub struct CertificateAuthority {
-    directory: PathBuf,
+    /// Where its root is kept, for people.
+    place: PathBuf,
     trust_domain: String,
     issuer: Issuer<'static, KeyPair>,
     /// When the issuing certificate ends, and with it whatever it issues.
@@ -50,9 +53,27 @@ impl CertificateAuthority {
     /// # Errors
     /// When the files cannot be read or written, or do not belong together.
     pub fn open(directory: &Path, trust_domain: &str, clock: Arc<dyn Clock>) -> Result<Self, AuthorityError> {
-        let Root { issuer, not_after, intermediates, roots } = root::open(directory, trust_domain, clock.now())?;
+        Self::of(root::open(directory, trust_domain, clock.now())?, directory, trust_domain, clock)
+    }
+
+    /// The authority that `material` makes. `place` says where that is kept, for errors and logs: a directory, or what
+    /// reads like one.
+    ///
+    /// # Errors
+    /// When a part cannot be read, or the parts do not belong together.
+    pub fn from_material(
+        material: &AuthorityMaterial,
+        place: &Path,
+        trust_domain: &str,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AuthorityError> {
+        Self::of(material.read(place, clock.now())?, place, trust_domain, clock)
+    }
+
+    fn of(root: Root, place: &Path, trust_domain: &str, clock: Arc<dyn Clock>) -> Result<Self, AuthorityError> {
+        let Root { issuer, not_after, intermediates, roots } = root;
         let authority = Self {
-            directory: directory.to_owned(),
+            place: place.to_owned(),
             trust_domain: trust_domain.to_owned(),
             issuer,
             not_after,
@@ -60,7 +81,7 @@ impl CertificateAuthority {
             roots,
             clock,
         };
-        authority.check().map_err(|reason| AuthorityError::Unusable { path: directory.to_owned(), reason })?;
+        authority.check().map_err(|reason| AuthorityError::Unusable { path: place.to_owned(), reason })?;
         Ok(authority)
     }
 
@@ -145,7 +166,7 @@ impl CertificateAuthority {
         if not_after <= now {
             return Err(SourceError::Failed(format!(
                 "the authority's own certificate in {} has expired: replace it",
-                self.directory.display()
+                self.place.display()
             )));
         }
         Ok((now, not_after))
@@ -159,7 +180,7 @@ impl CertificateSource for CertificateAuthority {
     }
 
     fn describe(&self) -> String {
-        format!("embedded authority in {}", self.directory.display())
+        format!("embedded authority in {}", self.place.display())
     }
 }
 

@@ -17,7 +17,7 @@ mod tls;
 #[cfg(test)]
 mod testing;
 
-pub use authority::{AuthorityError, CertificateAuthority, ServingCertificate};
+pub use authority::{AuthorityError, AuthorityMaterial, CertificateAuthority, ServingCertificate};
 pub use bundle::{BundleError, TrustBundle};
 pub use certificates::{CertificateError, CertificateOptions, CertificateState, CertificateStatus, Certificates};
 pub use control_plane::{Connection, ControlPlane, ControlPlaneError, ControlPlaneOptions};

@@ -4,36 +4,16 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{BACK_DATED, random_serial};
+use super::material::{AuthorityMaterial, Root, new_key, read_key, self_signed};
 
-/// How long a root that is made here is valid: ten years, since replacing it takes an operator.
-const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// An operator hears of a root that ends within this time.
-const ENDS_SOON: Duration = Duration::from_secs(60 * 24 * 3600);
-
-const CERTIFICATE: &str = "ca-cert.pem";
-const KEY: &str = "ca-key.pem";
-const ROOTS: &str = "root-cert.pem";
-const CHAIN: &str = "cert-chain.pem";
+const CERTIFICATE: &str = AuthorityMaterial::CERTIFICATE;
+const KEY: &str = AuthorityMaterial::KEY;
 const LOCK: &str = ".lock";
-
-/// What an authority signs with, and what its certificates chain to.
-pub(super) struct Root {
-    pub(super) issuer: Issuer<'static, KeyPair>,
-    pub(super) not_after: SystemTime,
-    pub(super) intermediates: Vec<CertificateDer<'static>>,
-    pub(super) roots: Vec<CertificateDer<'static>>,
-}
 
 /// Why an authority could not be opened.
 #[derive(Debug, Error)]
@@ -58,10 +38,10 @@ pub enum AuthorityError {
         /// The file that is missing.
         missing: PathBuf,
     },
-    /// A file cannot be used.
+    /// A file, or another place that holds a part of it, cannot be used.
     #[error("{path}: {reason}")]
     Unusable {
-        /// The file.
+        /// The file or place.
         path: PathBuf,
         /// What is wrong.
         reason: String,
@@ -96,88 +76,38 @@ pub(super) fn open(directory: &Path, trust_domain: &str, now: SystemTime) -> Res
 /// Makes a root. The certificate is written last: whoever finds one finds its key. A key without certificate is what a
 /// process leaves that died in between, and is used.
 fn make(directory: &Path, has_key: bool, trust_domain: &str, now: SystemTime) -> Result<(), AuthorityError> {
-    let impossible = |error: rcgen::Error| AuthorityError::Make(error.to_string());
     let key_path = directory.join(KEY);
     let key = if has_key {
-        read_key(&key_path)?
+        read_key(&read_key_file(&key_path)?, &key_path)?
     } else {
-        let mut key = KeyPair::generate().map_err(impossible)?;
+        let mut key = new_key()?;
         let pem = Zeroizing::new(key.serialize_pem());
         key.zeroize();
         write_whole(&key_path, pem.as_bytes())?;
         key
     };
-    let mut params = CertificateParams::default();
-    let serial = random_serial().map_err(|error| AuthorityError::Make(error.to_string()))?;
-    params.distinguished_name.remove(DnType::CommonName);
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain);
-    // Part of the serial in the name tells the roots of a rotation apart: a name is what issuers are found by.
-    let suffix: String = serial.to_bytes()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    params.distinguished_name.push(DnType::CommonName, format!("Weft root {suffix}"));
-    params.serial_number = Some(serial);
-    params.not_before = (now - BACK_DATED).into();
-    params.not_after = (now + ROOT_LIFETIME).into();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let certificate = params.self_signed(&key).map_err(impossible)?;
-    write_whole(&directory.join(CERTIFICATE), certificate.pem().as_bytes())?;
+    write_whole(&directory.join(CERTIFICATE), self_signed(&key, trust_domain, now)?.as_bytes())?;
     tracing::info!(directory = %directory.display(), "made a new root for the embedded certificate authority");
     Ok(())
 }
 
 fn load(directory: &Path, now: SystemTime) -> Result<Root, AuthorityError> {
-    let path = directory.join(CERTIFICATE);
-    let key_path = directory.join(KEY);
-    let key = read_key(&key_path)?;
-    let certificate = certificates(&path)?.swap_remove(0);
-    let unusable = |reason: String| AuthorityError::Unusable { path: path.clone(), reason };
-    let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|error| unusable(error.to_string()))?;
-    if !parsed.is_ca() {
-        return Err(unusable("it is not the certificate of an authority".into()));
-    }
-    if parsed.public_key().raw != key.subject_public_key_info() {
-        return Err(unusable(format!("its key is not the one in {}", key_path.display())));
-    }
-    let ends = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
-    match not_after.duration_since(now) {
-        Ok(left) if left > ENDS_SOON => {}
-        Ok(left) => tracing::warn!(
-            certificate = %path.display(),
-            days = left.as_secs() / 86_400,
-            "the certificate authority's certificate ends soon: replace it"
-        ),
-        Err(_) => return Err(unusable("it has expired: replace it and its key".into())),
-    }
-    let issuer_is_root = parsed.subject().as_raw() == parsed.issuer().as_raw();
-    let roots_path = directory.join(ROOTS);
-    let roots = if exists(&roots_path)? {
-        certificates(&roots_path)?
-    } else if issuer_is_root {
-        vec![certificate.clone()]
-    } else {
-        return Err(AuthorityError::Incomplete { present: path, missing: roots_path });
+    let read = |name: &str| {
+        let path = directory.join(name);
+        std::fs::read(&path).map_err(failed("reading", &path))
     };
-    let chain_path = directory.join(CHAIN);
-    let intermediates = if exists(&chain_path)? {
-        // The chain begins with the issuer; roots, which peers must have already, are left out.
-        let mut chain = certificates(&chain_path)?;
-        if !chain.contains(&certificate) {
-            chain.insert(0, certificate.clone());
-        }
-        chain.retain(|certificate| !roots.contains(certificate));
-        chain
-    } else if roots.contains(&certificate) {
-        Vec::new()
-    } else {
-        vec![certificate.clone()]
+    let read_if_there = |name: &str| exists(&directory.join(name))?.then(|| read(name)).transpose();
+    let material = AuthorityMaterial {
+        key: read_key_file(&directory.join(KEY))?,
+        certificate: read(CERTIFICATE)?,
+        roots: read_if_there(AuthorityMaterial::ROOTS)?,
+        chain: read_if_there(AuthorityMaterial::CHAIN)?,
     };
-    let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(error.to_string()))?;
-    Ok(Root { issuer, not_after, intermediates, roots })
+    material.read(directory, now)
 }
 
-fn read_key(path: &Path) -> Result<KeyPair, AuthorityError> {
-    let pem = std::fs::read_to_string(path).map(Zeroizing::new).map_err(failed("reading", path))?;
+fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, AuthorityError> {
+    let pem = std::fs::read(path).map(Zeroizing::new).map_err(failed("reading", path))?;
     let mode = std::fs::metadata(path).map_err(failed("reading", path))?.permissions().mode();
     if mode & 0o077 != 0 {
         tracing::warn!(
@@ -186,25 +116,7 @@ fn read_key(path: &Path) -> Result<KeyPair, AuthorityError> {
             "others can read the certificate authority's key: chmod 600 it"
         );
     }
-    let mut key = KeyPair::from_pem(&pem).map_err(|error| AuthorityError::Unusable {
-        path: path.to_owned(),
-        reason: format!("it is not a private key: {error}"),
-    })?;
-    // What is wiped is the copy for export; the key goes on signing.
-    key.zeroize();
-    Ok(key)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
-    let unusable = |reason| AuthorityError::Unusable { path: path.to_owned(), reason };
-    let pem = std::fs::read(path).map_err(failed("reading", path))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unusable(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(unusable("it holds no certificate in PEM".into()));
-    }
-    Ok(certificates)
+    Ok(pem)
 }
 
 /// Holds the lock until the file is closed; the kernel releases it if the process dies.

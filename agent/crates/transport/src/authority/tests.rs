@@ -13,7 +13,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
-use super::{AuthorityError, CertificateAuthority, workload_params};
+use super::{AuthorityError, AuthorityMaterial, CertificateAuthority, workload_params};
 use crate::bundle::TrustBundle;
 use crate::source::{CertificateSource, Issued, SigningRequest, SourceError};
 use crate::testing::{HOUR, TRUST_DOMAIN, TestRoot, identity};
@@ -191,6 +191,29 @@ fn files_that_do_not_belong_together_are_refused_with_the_reason() {
         let error = open(directory.path()).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_authority_can_be_made_and_opened_without_a_disk() {
+    let material = AuthorityMaterial::generate(TRUST_DOMAIN, SystemTime::now()).unwrap();
+    let of = |material: &AuthorityMaterial| {
+        CertificateAuthority::from_material(material, Path::new("Secret mesh/ca"), TRUST_DOMAIN, Arc::new(SystemClock))
+    };
+    let issued = issue(&of(&material).unwrap(), "web").await;
+    assert_eq!((issued.chain.len(), issued.roots.len()), (1, 1));
+    assert_trusted(&issued, issued.roots.clone());
+
+    // Several roots: all are told, and what is issued needs only one of them.
+    let other = TestRoot::new("other");
+    let roots = [material.roots.clone().unwrap(), other.pem().into_bytes()].concat();
+    let material = AuthorityMaterial { roots: Some(roots), ..material };
+    let both = issue(&of(&material).unwrap(), "web").await;
+    assert_eq!(both.roots, [issued.roots[0].clone(), other.der()]);
+    assert_trusted(&both, issued.roots.clone());
+
+    let broken = AuthorityMaterial { key: other.key_pem().into_bytes().into(), ..material };
+    let error = of(&broken).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "Secret mesh/ca/ca-cert.pem: its key is not the one in Secret mesh/ca/ca-key.pem");
 }
 
 #[tokio::test]
