@@ -2,14 +2,16 @@
 //! certificates.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use weft_control::cluster::{self, Leadership};
 use weft_control::serve::{
-    Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, TokenFile, TokenReviews, World,
+    Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, TokenReviews, World,
 };
 use weft_control::{FileSource, Kind, ObjectCounts, Severity, SourceOptions, TranslationOptions, Update, kubernetes};
 use weft_runtime::{Clock, Shutdown, SystemClock, Tasks};
@@ -47,6 +49,8 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
     let listeners = ScrapeListeners::bind(options.metrics, options.readiness)?;
     let monitored = Arc::new(Monitored {
         metrics: ControllerMetrics::new(log),
+        signing: OnceLock::new(),
+        leadership: OnceLock::new(),
         server: OnceLock::new(),
         configuration: Mutex::new(None),
     });
@@ -65,39 +69,43 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         ..TranslationOptions::default()
     };
     // A folder is watched for as long as its source lives.
-    let (_folder, updates, authenticator) = match &options.source {
-        ControllerSource::Files { config, tokens } => {
+    let (_folder, updates, authenticator, mut signing) = match &options.source {
+        ControllerSource::Files { config, tokens, ca_dir } => {
             let tokens: Arc<dyn Authenticator> = Arc::new(TokenFile::open(tokens)?);
             let (folder, updates) = FileSource::start(SourceOptions::new(config, translation))?;
-            (Some(folder), updates, tokens)
+            let authority = authority_on_disk(ca_dir, &options.trust_domain, &clock).await?;
+            (Some(folder), updates, tokens, Signing::fixed(Arc::new(authority)))
         }
-        ControllerSource::Kubernetes { kubeconfig, agent_accounts } => {
+        ControllerSource::Kubernetes { kubeconfig, namespace, agent_accounts } => {
             let client = kubernetes::connect(kubeconfig.as_deref()).await?;
             let reviews: Arc<dyn Authenticator> = Arc::new(TokenReviews::new(client.clone(), agent_accounts.clone()));
-            (None, kubernetes::start(&client, translation, &tasks), reviews)
+            let updates = kubernetes::start(&client, translation, &tasks);
+            let signing =
+                cluster::authority::follow(&client, namespace, &options.trust_domain, Arc::clone(&clock), &tasks);
+            let leadership = cluster::lead(&client, namespace, &host_name(), &signing, &tasks);
+            monitored.leadership.get_or_init(|| leadership);
+            (None, updates, reviews, signing)
         }
     };
+    monitored.signing.get_or_init(|| signing.clone());
     let world = World::new(&options.network);
     let (reported, news) = mpsc::channel(1);
     tasks.spawn("problems", report(updates, reported, monitored.clone(), tasks.shutdown()));
     tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
 
-    // Who may hear it, and who is given which certificates.
-    let opening = {
-        let (directory, trust_domain, clock) = (options.ca_dir.clone(), options.trust_domain, Arc::clone(&clock));
-        tokio::task::spawn_blocking(move || CertificateAuthority::open(&directory, &trust_domain, clock))
-    };
-    let authority = opening
-        .await
-        .context("opening the certificate authority")?
-        .with_context(|| format!("the certificate authority in {}", options.ca_dir.display()))?;
-    let authority = Arc::new(authority);
+    // Who may hear it, and who is given which certificates. Without an authority nobody can be served: readiness says so.
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => return end(&tasks).await,
+        _ = interrupt.recv() => return end(&tasks).await,
+        () = signing.ready() => {}
+    }
     let grants = Arc::clone(&world) as Arc<dyn Grants>;
     let parts = ServerParts {
         world,
         authenticator,
-        certifier: Some(Certifier::new(Arc::clone(&authority), grants, options.certificate_lifetime)),
-        tls: ServerTls::start(authority, options.names, clock, &tasks)?,
+        certifier: Some(Certifier::new(signing.clone(), grants, options.certificate_lifetime)),
+        tls: ServerTls::start(signing, options.names, clock, &tasks)?,
         limits: Limits::default(),
     };
     let server = Server::start(options.listen, parts, &tasks).await?;
@@ -109,13 +117,38 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         _ = interrupt.recv() => {}
     }
     tracing::info!(counts = ?server.counts(), "told to end: agents go on with what they know");
+    end(&tasks).await
+}
+
+async fn end(tasks: &Tasks) -> anyhow::Result<()> {
     tasks.drain(TASKS_END).await;
     Ok(())
+}
+
+async fn authority_on_disk(
+    ca_dir: &Path,
+    trust_domain: &str,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<CertificateAuthority> {
+    let (directory, trust_domain, clock) = (ca_dir.to_owned(), trust_domain.to_owned(), Arc::clone(clock));
+    tokio::task::spawn_blocking(move || CertificateAuthority::open(&directory, &trust_domain, clock))
+        .await
+        .context("opening the certificate authority")?
+        .with_context(|| format!("the certificate authority in {}", ca_dir.display()))
+}
+
+/// The name of this host: in a pod, that of the pod.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Some(name.trim()).filter(|name| !name.is_empty()).unwrap_or("weft-controller").to_owned()
 }
 
 /// What monitoring asks.
 struct Monitored {
     metrics: ControllerMetrics,
+    signing: OnceLock<Signing>,
+    /// Among the controllers of a cluster.
+    leadership: OnceLock<Leadership>,
     server: OnceLock<Server>,
     /// The configuration, once there is one.
     configuration: Mutex<Option<ControllerObservation>>,
@@ -160,18 +193,21 @@ impl Scraped for Monitored {
     fn metrics(&self, exposition: Exposition) -> String {
         let configuration = self.configuration.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let counts = self.server.get().map(Server::counts).unwrap_or_default();
-        self.metrics.observe(ControllerObservation { counts, ..configuration.unwrap_or_default() });
+        let is_leader = self.leadership.get().map(Leadership::is_leader);
+        self.metrics.observe(ControllerObservation { counts, is_leader, ..configuration.unwrap_or_default() });
         self.metrics.render(exposition)
     }
 
     fn readiness(&self) -> Result<(), Vec<String>> {
         let has_configuration = self.configuration.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        let waits = [
-            (self.server.get().is_none(), "agents are not served yet"),
-            (!has_configuration, "the configuration has not been read yet"),
-        ];
-        let reasons: Vec<String> =
-            waits.into_iter().filter(|(waits, _)| *waits).map(|(_, reason)| reason.to_owned()).collect();
+        let mut reasons = Vec::new();
+        if self.server.get().is_none() {
+            let missing = self.signing.get().and_then(|signing| signing.current().err());
+            reasons.push(missing.unwrap_or_else(|| "agents are not served yet".to_owned()));
+        }
+        if !has_configuration {
+            reasons.push("the configuration has not been read yet".to_owned());
+        }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 }

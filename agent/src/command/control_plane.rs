@@ -7,7 +7,7 @@ use clap::Args;
 use weft_transport::{ControlPlane, ControlPlaneOptions};
 
 /// The namespace of an agent that was not told another.
-const NAMESPACE: &str = "weft-system";
+pub(super) const NAMESPACE: &str = "weft-system";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Control plane")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::address::ListenAddress;
-use super::agent;
+use super::{agent, control_plane};
 use crate::telemetry::{LineFormat, LogFilter};
 
 #[derive(Debug, Args)]
@@ -27,6 +27,10 @@ pub(super) struct ControllerArgs {
     #[arg(long, env = "WEFT_KUBECONFIG", value_name = "FILE", requires = "kubernetes")]
     kubeconfig: Option<PathBuf>,
 
+    /// Namespace of the controller's own Secrets and Lease, with --kubernetes
+    #[arg(long, env = "WEFT_POD_NAMESPACE", value_name = "NAME", default_value = control_plane::NAMESPACE, value_parser = agent::namespace)]
+    namespace: String,
+
     /// Service accounts of agents, separated by commas, with --kubernetes: no others are served
     #[arg(long, env = "WEFT_AGENT_ACCOUNTS", value_name = "NAMESPACE/NAME", value_delimiter = ',', default_value = "weft-system/weft-agent", value_parser = account, requires = "kubernetes")]
     agent_accounts: Vec<String>,
@@ -39,8 +43,16 @@ pub(super) struct ControllerArgs {
     #[arg(long, env = "WEFT_NAMES", value_name = "NAMES", value_delimiter = ',', default_value = "localhost")]
     names: Vec<String>,
 
-    /// Folder of the certificate authority. Its root is made on first start: give agents its ca-cert.pem as --root
-    #[arg(long, env = "WEFT_CA_DIR", value_name = "DIR", default_value = "/var/lib/weft/ca")]
+    /// Folder of the certificate authority, without --kubernetes. Its root is made on first start: give agents its
+    /// ca-cert.pem as --root. With --kubernetes it is in the Secret cacerts, or else weft-ca, which is made then, and
+    /// agents find its roots in the ConfigMap weft-ca-root-cert of every namespace
+    #[arg(
+        long,
+        env = "WEFT_CA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/weft/ca",
+        conflicts_with = "kubernetes"
+    )]
     ca_dir: PathBuf,
 
     /// File of the agents' tokens, without --kubernetes: on each line the name of a node and the SHA-256 of its token,
@@ -105,11 +117,15 @@ pub enum ControllerSource {
         config: PathBuf,
         /// File of the agents' tokens.
         tokens: PathBuf,
+        /// Folder of the certificate authority.
+        ca_dir: PathBuf,
     },
     /// A Kubernetes cluster.
     Kubernetes {
         /// Where its API server is, and who the controller is to it; `None`: as this pod's files say.
         kubeconfig: Option<PathBuf>,
+        /// Namespace of its Secrets and its Lease.
+        namespace: String,
         /// Service accounts of agents, as `namespace/name`.
         agent_accounts: Vec<String>,
     },
@@ -124,8 +140,6 @@ pub struct ControllerOptions {
     pub listen: SocketAddr,
     /// Names and addresses by which agents dial it.
     pub names: Vec<String>,
-    /// Folder of the certificate authority.
-    pub ca_dir: PathBuf,
     /// Trust domain of the mesh.
     pub trust_domain: String,
     /// The longest that agents' certificates are valid.
@@ -160,14 +174,17 @@ impl ControllerArgs {
         };
         anyhow::ensure!(self.certificate_lifetime >= Duration::from_secs(60), "--certificate-lifetime: at least 1m");
         let source = match self.tokens {
-            Some(tokens) => ControllerSource::Files { config: self.config, tokens },
-            None => ControllerSource::Kubernetes { kubeconfig: self.kubeconfig, agent_accounts: self.agent_accounts },
+            Some(tokens) => ControllerSource::Files { config: self.config, tokens, ca_dir: self.ca_dir },
+            None => ControllerSource::Kubernetes {
+                kubeconfig: self.kubeconfig,
+                namespace: self.namespace,
+                agent_accounts: self.agent_accounts,
+            },
         };
         Ok(ControllerOptions {
             source,
             listen,
             names: self.names,
-            ca_dir: self.ca_dir,
             trust_domain: self.trust_domain,
             certificate_lifetime: self.certificate_lifetime,
             cluster: self.cluster,

@@ -11,6 +11,7 @@
 //! | `weft_controller_unauthenticated_total` | counter | | requests without a good token |
 //! | `weft_controller_certificates_total` | counter | `result` (`granted`, `refused`) | requests for certificates |
 //! | `weft_controller_objects` | gauge | `kind` | objects of the configuration in force |
+//! | `weft_controller_leader` | gauge | | 1 for the leader of a cluster's controllers, 0 for the others |
 //! | `weft_configuration_problems` | gauge | `severity` | mistakes found in the configuration |
 //! | `weft_log_lines_total`, `weft_log_dropped_total` | counter | | diagnostics written, and lost |
 //! | `process_*` | | | CPU, memory and descriptors, as in every Prometheus client |
@@ -34,6 +35,8 @@ use super::sink::SinkCounters;
 pub struct ControllerObservation {
     /// What its server has done.
     pub counts: CountsNow,
+    /// Whether it leads the controllers of its cluster; `None`: it has no cluster.
+    pub is_leader: Option<bool>,
     /// Kinds of objects, and how many of each are in force.
     pub objects: Vec<(&'static str, usize)>,
     /// Severities, and how many problems the configuration has of each.
@@ -82,7 +85,7 @@ struct Observed(Mutex<ControllerObservation>);
 impl Collector for Observed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let observation = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let ControllerObservation { counts, objects, problems } = observation;
+        let ControllerObservation { counts, is_leader, objects, problems } = observation;
         for (name, help, number) in [
             ("controller_connections_open", "Connections of agents", counts.connections),
             ("controller_streams_open", "Discovery streams", counts.streams),
@@ -98,6 +101,12 @@ impl Collector for Observed {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Counter)?
                 .encode_counter::<NoLabelSet, _, f64>(&number, None)?;
+        }
+        if let Some(is_leader) = is_leader {
+            let help = "Whether this is the leader of the cluster's controllers";
+            encoder
+                .encode_descriptor("controller_leader", help, None, MetricType::Gauge)?
+                .encode_gauge(&i64::from(is_leader))?;
         }
         let help = "Requests for certificates";
         let mut family = encoder.encode_descriptor("controller_certificates", help, None, MetricType::Counter)?;
@@ -134,7 +143,12 @@ mod tests {
             certificates: 13,
             certificate_refusals: 4,
         };
-        metrics.observe(ControllerObservation { counts, objects: vec![("Pod", 9)], problems: vec![("error", 2)] });
+        metrics.observe(ControllerObservation {
+            counts,
+            is_leader: Some(true),
+            objects: vec![("Pod", 9)],
+            problems: vec![("error", 2)],
+        });
         let text = metrics.render(Exposition::Prometheus);
         for line in [
             concat!("weft_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
@@ -146,6 +160,7 @@ mod tests {
             "weft_controller_unauthenticated_total 5",
             "weft_controller_certificates_total{result=\"granted\"} 13",
             "weft_controller_certificates_total{result=\"refused\"} 4",
+            "weft_controller_leader 1",
             "weft_controller_objects{kind=\"Pod\"} 9",
             "weft_configuration_problems{severity=\"error\"} 2",
             "weft_log_lines_total 0",

@@ -14,7 +14,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use weft_control::discovery::{Discovery, DiscoveryOptions, NodeDescription};
-use weft_control::serve::{Authenticating, Authenticator, Caller, Limits, Server, ServerParts, ServerTls, World};
+use weft_control::serve::{
+    Authenticating, Authenticator, Caller, Limits, Server, ServerParts, ServerTls, Signing, World,
+};
 use weft_model::{
     Change, EndpointCondition, Health, Identity, Locality, Membership, PortMapping, TunnelProtocol, Workload,
 };
@@ -55,7 +57,7 @@ async fn serve(agents: &str, workloads: u32) {
     let tasks = Tasks::new();
     let authority = CertificateAuthority::open(&dir.path().join("ca"), "cluster.local", Arc::new(SystemClock));
     let authority = Arc::new(authority.expect("an authority"));
-    let tls = ServerTls::start(authority, vec!["localhost".to_owned()], Arc::new(SystemClock), &tasks);
+    let tls = ServerTls::start(Signing::fixed(authority), vec!["localhost".to_owned()], Arc::new(SystemClock), &tasks);
     let world = World::new("");
     let parts = ServerParts {
         world: Arc::clone(&world),

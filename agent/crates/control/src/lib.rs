@@ -6,7 +6,7 @@
 //! model needs to know none of them.
 //!
 //! A mesh of many nodes has a control plane: [`serve`] tells agents what one source says, and issues their
-//! certificates; [`discovery`] is the source that follows one. Both speak Istio's protocols.
+//! certificates, and [`cluster`] keeps what a cluster's controllers have in common; [`discovery`] is the source that follows one. Both speak Istio's protocols.
 //!
 //! This crate knows nothing of tunnels, capture or the pods' sockets.
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod problem;
 mod istio;
 mod parallel;
 pub mod serve;
+pub mod cluster;
 pub mod discovery;
 
 pub use analyze::{Report, analyze};

@@ -13,6 +13,7 @@ mod certify;
 mod connection;
 mod push;
 mod residents;
+mod signing;
 mod stream;
 mod subscription;
 mod tls;
@@ -28,6 +29,8 @@ pub use authenticate::{Authenticating, AuthenticationError, Authenticator, Calle
 pub use certify::Certifier;
 pub(crate) use push::PART;
 pub use residents::Grants;
+pub use signing::Signing;
+pub(crate) use signing::{State as SigningState, pem_of};
 pub use stream::CountsNow;
 use thiserror::Error;
 pub use tls::{ServerTls, ServerTlsError};

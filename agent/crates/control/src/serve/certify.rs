@@ -14,10 +14,11 @@ use tonic::{Request, Response, Status};
 use weft_model::Identity;
 use weft_proto::certificate::istio_certificate_service_server::IstioCertificateService;
 use weft_proto::certificate::{IstioCertificateRequest, IstioCertificateResponse};
-use weft_transport::{CertificateAuthority, Issued, SourceError};
+use weft_transport::{Issued, SourceError};
 
 use super::authenticate::Caller;
 use super::residents::Grants;
+use super::signing::{Signing, pem_of};
 use super::stream::Counts;
 
 /// Where the identity that is asked for stands in a request's metadata.
@@ -28,17 +29,17 @@ const MAX_REQUEST: usize = 16 * 1024;
 /// Issues certificates to those who may have them.
 #[derive(Clone)]
 pub struct Certifier {
-    authority: Arc<CertificateAuthority>,
+    signing: Signing,
     grants: Arc<dyn Grants>,
     longest: Duration,
     counts: Arc<Counts>,
 }
 
 impl Certifier {
-    /// Certificates of `authority`, valid for at most `longest`, and for that long if the request does not say.
+    /// Certificates of the authority that signs, valid for at most `longest`, and for that long if the request does not say.
     #[must_use]
-    pub fn new(authority: Arc<CertificateAuthority>, grants: Arc<dyn Grants>, longest: Duration) -> Self {
-        Self { authority, grants, longest, counts: Arc::default() }
+    pub fn new(signing: Signing, grants: Arc<dyn Grants>, longest: Duration) -> Self {
+        Self { signing, grants, longest, counts: Arc::default() }
     }
 
     /// The same, counted there.
@@ -61,7 +62,8 @@ impl Certifier {
             .map_err(|error| Status::invalid_argument(format!("the signing request cannot be read: {error}")))?;
         let wished = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds != 0);
         let lifetime = wished.map_or(self.longest, |seconds| Duration::from_secs(seconds).min(self.longest));
-        match self.authority.certify(&identity, &csr, lifetime) {
+        let authority = self.signing.current().map_err(Status::unavailable)?;
+        match authority.certify(&identity, &csr, lifetime) {
             Ok(issued) => Ok((identity, issued)),
             Err(SourceError::Refused(reason)) => Err(Status::invalid_argument(reason)),
             Err(SourceError::Failed(reason)) => Err(Status::unavailable(reason)),
@@ -96,9 +98,7 @@ impl IstioCertificateService for Certifier {
 
 /// The chain, leaf first; all roots in the last part.
 fn answer(issued: &Issued) -> IstioCertificateResponse {
-    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-    let text = |der: &[u8]| pem::encode_config(&pem::Pem::new("CERTIFICATE", der), config);
-    let mut cert_chain: Vec<String> = issued.chain.iter().map(|certificate| text(certificate)).collect();
-    cert_chain.push(issued.roots.iter().map(|root| text(root)).collect());
+    let mut cert_chain: Vec<String> = issued.chain.iter().map(|certificate| pem_of([certificate])).collect();
+    cert_chain.push(pem_of(&issued.roots));
     IstioCertificateResponse { cert_chain }
 }

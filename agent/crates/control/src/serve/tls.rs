@@ -13,6 +13,8 @@ use tokio_rustls::TlsAcceptor;
 use weft_runtime::{Clock, Shutdown, Tasks};
 use weft_transport::{CertificateAuthority, crypto_provider};
 
+use super::signing::Signing;
+
 /// How long the certificate is valid.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Pause after a renewal that failed.
@@ -43,18 +45,19 @@ impl ResolvesServerCert for Current {
 }
 
 impl ServerTls {
-    /// A certificate of `authority` for the names that clients dial. A task of `tasks` renews it at half life. Must be
-    /// called from within a tokio runtime.
+    /// A certificate of the authority that signs for the names that clients dial. A task of `tasks` renews it at half
+    /// life, and when another authority signs. Must be called from within a tokio runtime.
     ///
     /// # Errors
-    /// When the authority cannot issue it.
+    /// When there is no authority yet, or it cannot issue it.
     pub fn start(
-        authority: Arc<CertificateAuthority>,
+        signing: Signing,
         names: Vec<String>,
         clock: Arc<dyn Clock>,
         tasks: &Tasks,
     ) -> Result<Self, ServerTlsError> {
         let provider = crypto_provider();
+        let authority = signing.current().map_err(|reason| ServerTlsError { names: names.join(", "), reason })?;
         let (certified, not_after) = issue(&authority, &names, &provider)?;
         let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
         let fail = |error: rustls::Error| ServerTlsError { names: names.join(", "), reason: error.to_string() };
@@ -66,7 +69,7 @@ impl ServerTls {
         config.alpn_protocols = vec![b"h2".to_vec()];
         // Agents connect rarely: resumption would cost memory for nothing.
         config.send_tls13_tickets = 0;
-        let renewal = Renewal { authority, names, provider, current, clock };
+        let renewal = Renewal { signing, authority, names, provider, current, clock };
         tasks.spawn("server-certificate", renewal.run(not_after, tasks.shutdown()));
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
@@ -83,6 +86,8 @@ impl fmt::Debug for ServerTls {
 }
 
 struct Renewal {
+    signing: Signing,
+    /// The one that issued the certificate in use.
     authority: Arc<CertificateAuthority>,
     names: Vec<String>,
     provider: Arc<CryptoProvider>,
@@ -91,15 +96,23 @@ struct Renewal {
 }
 
 impl Renewal {
-    async fn run(self, mut not_after: SystemTime, mut shutdown: Shutdown) {
+    async fn run(mut self, mut not_after: SystemTime, mut shutdown: Shutdown) {
+        let mut has_failed = false;
         loop {
             let left = not_after.duration_since(self.clock.now()).unwrap_or_default();
+            let pause = if has_failed { RETRY } else { (left / 2).max(RETRY) };
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
-                () = tokio::time::sleep((left / 2).max(RETRY)) => {}
+                () = tokio::time::sleep(pause) => {}
+                () = self.signing.differs_from(Some(&self.authority)) => {}
             }
-            match issue(&self.authority, &self.names, &self.provider) {
+            // There was one: it is only ever replaced by another.
+            let Ok(authority) = self.signing.current() else { continue };
+            let issued = issue(&authority, &self.names, &self.provider);
+            self.authority = authority;
+            has_failed = issued.is_err();
+            match issued {
                 Ok((certified, until)) => {
                     not_after = until;
                     self.current.0.store(Arc::new(certified));

@@ -171,7 +171,7 @@ impl Watch {
     async fn watch(&mut self, config: watcher::Config) -> Ended {
         let lists_by_watch = matches!(config.initial_list_strategy, watcher::InitialListStrategy::StreamingList);
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(self.kind));
-        let mut events = pin!(watch_of(api, config).backoff(Retries(Backoff::new(RETRIES.0, RETRIES.1))));
+        let mut events = pin!(watch_of(api, config).backoff(Retries::default()));
         while let Some(event) = events.next().await {
             let news = match event {
                 Ok(event) => {
@@ -218,7 +218,13 @@ impl Watch {
 }
 
 /// The pauses between attempts.
-struct Retries(Backoff);
+pub(crate) struct Retries(Backoff);
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self(Backoff::new(RETRIES.0, RETRIES.1))
+    }
+}
 
 impl Iterator for Retries {
     type Item = Duration;
@@ -249,7 +255,7 @@ impl fmt::Display for Hint {
 }
 
 /// The status that the API server answered with, if it did.
-fn code(error: &watcher::Error) -> Option<u16> {
+pub(crate) fn code(error: &watcher::Error) -> Option<u16> {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
@@ -283,7 +289,7 @@ pub async fn mark(client: &Client, pod: &LocalPod, is_captured: bool) -> Result<
 }
 
 /// Where the API has a kind.
-fn resource(kind: Kind) -> ApiResource {
+pub(crate) fn resource(kind: Kind) -> ApiResource {
     let api_version = kind.api_versions()[0];
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource {

@@ -16,7 +16,7 @@ use weft_transport::{CertificateAuthority, ControlPlane, ControlPlaneOptions};
 
 use super::super::{DiscoveryOptions, NodeDescription};
 use super::LONG;
-use crate::serve::{Certifier, Grants, Limits, Server, ServerParts, ServerTls, TokenFile, World};
+use crate::serve::{Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, World};
 
 /// The token of the node `n1`.
 pub(super) const TOKEN: &str = "a secret of n1";
@@ -49,13 +49,14 @@ impl Plane {
         let authority = CertificateAuthority::open(&dir.path().join("ca"), "cluster.local", Arc::clone(&clock));
         let authority = Arc::new(authority.expect("an authority"));
         let names = vec!["localhost".to_owned()];
-        let tls = ServerTls::start(Arc::clone(&authority), names, clock, &tasks).expect("a certificate");
+        let tls =
+            ServerTls::start(Signing::fixed(Arc::clone(&authority)), names, clock, &tasks).expect("a certificate");
         let world = World::new("net");
         let parts = ServerParts {
             world: Arc::clone(&world),
             authenticator: Arc::new(TokenFile::open(&dir.path().join("tokens")).expect("tokens")),
             certifier: Some(Certifier::new(
-                Arc::clone(&authority),
+                Signing::fixed(Arc::clone(&authority)),
                 Arc::clone(&world) as Arc<dyn Grants>,
                 Duration::from_secs(3600),
             )),
