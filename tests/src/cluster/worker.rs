@@ -1,6 +1,7 @@
 //! A node: containerd, kubelet and kube-proxy, and the CNI configuration of its pods.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ pub(super) fn start(machine: &Machine, number: usize, plan: &Plan, kit: &Kit) ->
     put("cni-conf/10-pods.conflist", format!("{:#}\n", network(number)))?;
 
     let kubernetes = kit.kubernetes();
+    // A process is called as what was executed, and what looks for the kubelet looks for that name.
+    let kubelet_program = folder.join("bin/kubelet");
+    fs::create_dir(folder.join("bin"))?;
+    symlink(&kubernetes, &kubelet_program)?;
     let file = |name: &str| folder.join(name).display().to_string();
     let ready = plan.api_server_mark();
     let services = vec![
@@ -49,7 +54,7 @@ pub(super) fn start(machine: &Machine, number: usize, plan: &Plan, kit: &Kit) ->
             .after(&ready),
         Service::new(
             "kubelet",
-            &kubernetes,
+            &kubelet_program,
             [
                 "kubelet".into(),
                 format!("--config={}", file("kubelet.yaml")),
