@@ -22,11 +22,11 @@ pub(crate) use endpoint_slice::{Endpoint, EndpointSlice};
 pub(crate) use intern::Interner;
 pub(crate) use labels::{Labels, Selector};
 pub(crate) use metadata::{excerpt, identify};
-pub(crate) use namespace::{DataplaneMode, Namespace, ServiceAccount};
+pub(crate) use namespace::{DATAPLANE_MODE, DataplaneMode, Namespace, ServiceAccount};
 pub(crate) use node::{Node, is_known};
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthenticationManifest};
 pub(crate) use pod::view::{NETNS, PodView, REDIRECTION};
-pub(crate) use pod::{Pod, PodPhase, PodTemplate};
+pub(crate) use pod::{Pod, PodPhase, PodTemplate, TemplateKey};
 pub(crate) use service::{Service, ServiceKind, TargetPort};
 
 /// The kinds of objects that Weft reads.

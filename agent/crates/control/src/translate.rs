@@ -6,6 +6,7 @@
 
 pub(crate) mod endpoints;
 pub(crate) mod enrolment;
+mod membership;
 pub(crate) mod mtls;
 pub(crate) mod namespaces;
 mod policies;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use endpoints::Slices;
 pub use enrolment::LocalPod;
 use hashbrown::{HashMap, HashSet};
+pub use membership::{Membership, MembershipError};
 use namespaces::{NamespaceId, Namespaces};
 use pods::{PodId, Pods};
 use services::ServiceId;

@@ -5,6 +5,7 @@
 //! is never told of half a cluster. Kinds of Istio that a cluster does not have are none, and are looked for again.
 
 mod contents;
+pub mod lookup;
 
 use std::fmt;
 use std::path::Path;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use weft_model::{Identity, Workload};
 
 use super::Translator;
+use super::membership::Membership;
 use super::pods::PodState;
-use crate::object::{DataplaneMode, Kind, NETNS, ObjectId, PodPhase};
+use crate::object::{Kind, NETNS, ObjectId, PodPhase};
 use crate::problem::{Note, Notes};
 
 /// A pod of this node, with addresses and a network namespace of its own.
@@ -41,13 +42,9 @@ impl Translator {
     /// Whether a pod is enrolled: its own label beats its namespace's. Pods on the host's network (it would capture the
     /// node), those that have a sidecar, and those of excluded namespaces never are.
     pub(crate) fn is_enrolled(&self, state: &PodState) -> bool {
-        let template = &state.pod.template;
-        if template.is_host_network || template.has_sidecar || self.is_excluded(&state.pod.namespace) {
-            return false;
-        }
         let namespace = self.namespaces[state.namespace].object.as_ref();
-        let mode = template.mode.or_else(|| namespace?.mode);
-        mode == Some(DataplaneMode::Ambient)
+        let namespace = Membership::said(namespace.and_then(|namespace| namespace.mode));
+        !self.is_excluded(&state.pod.namespace) && Membership::of_template(&state.pod.template).is_member(namespace)
     }
 
     /// Whether others may reach a pod by tunnels: it is enrolled, and captured where that can be known.

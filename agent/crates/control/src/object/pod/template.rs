@@ -78,6 +78,20 @@ impl<'a> TemplateKey<'a> {
         self.service_account
     }
 
+    pub fn is_host_network(&self) -> bool {
+        self.is_host_network
+    }
+
+    pub fn has_sidecar(&self) -> bool {
+        self.has_sidecar
+    }
+
+    /// What its own label says.
+    pub fn mode(&self) -> Option<DataplaneMode> {
+        let label = self.labels.iter().find(|(key, _)| *key == DATAPLANE_MODE);
+        DataplaneMode::read(label.map(|(_, mode)| *mode))
+    }
+
     pub fn hash(&self, hasher: &impl BuildHasher) -> u64 {
         let mut state = hasher.build_hasher();
         self.labels.hash(&mut state);
@@ -112,7 +126,7 @@ impl PodTemplate {
             ports: key.ports.iter().map(|(name, port)| (interner.text(name), *port)).collect(),
             is_host_network: key.is_host_network,
             has_sidecar: key.has_sidecar,
-            mode: DataplaneMode::read(labels.get(DATAPLANE_MODE).map(|mode| &**mode)),
+            mode: key.mode(),
             locality: locality(&labels),
             labels,
         }
