@@ -23,6 +23,7 @@
 //! | `GET /v1/log` | [`LogLevel`] |
 //! | `PUT /v1/log` | takes and answers a [`LogLevel`] |
 //! | `GET /config_dump` | all of the above in one object |
+//! | `POST /v1/cni/…` | what the CNI plug-in tells and asks of [`Sandboxes`]; on the Unix socket only |
 //!
 //! Nothing here holds a private key, and nobody but the wiring imports this module: the agent is seen through
 //! [`AgentView`].
@@ -35,6 +36,7 @@ mod pod;
 mod policy;
 mod problem;
 mod routes;
+mod sandboxes;
 mod scrape;
 mod service;
 mod status;
@@ -66,6 +68,7 @@ pub use status::{
 pub use timestamp::Timestamp;
 pub use workload::{MembershipInfo, WorkloadInfo};
 
+use crate::sandbox::Sandboxes;
 use crate::telemetry::{LogControl, Metrics};
 
 /// How long a list of connections may take. A worker that does not answer within it is in trouble, which an operator
@@ -118,12 +121,19 @@ pub struct Admin {
     view: Arc<dyn AgentView>,
     metrics: Arc<Metrics>,
     log: Option<LogControl>,
+    sandboxes: Option<Arc<dyn Sandboxes>>,
 }
 
 impl Admin {
     /// Answers from `view` and `metrics`. Without `log` the level cannot be changed.
     pub fn new(view: Arc<dyn AgentView>, metrics: Arc<Metrics>, log: Option<LogControl>) -> Self {
-        Self { view, metrics, log }
+        Self { view, metrics, log, sandboxes: None }
+    }
+
+    /// Hands what the CNI plug-in says on to `sandboxes`.
+    #[must_use]
+    pub fn with_sandboxes(self, sandboxes: Arc<dyn Sandboxes>) -> Self {
+        Self { sandboxes: Some(sandboxes), ..self }
     }
 }
 

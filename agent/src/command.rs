@@ -8,6 +8,7 @@ mod address;
 mod agent;
 mod analyze;
 mod client;
+mod cni_flags;
 mod control_plane;
 mod controller;
 mod list;
@@ -18,12 +19,16 @@ mod status;
 mod table;
 mod uninstall;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::cni;
+
 pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl, NodeSource};
+pub use cni_flags::CniFolders;
 pub use control_plane::ControlPlanes;
 pub use controller::{ControllerOptions, ControllerSource};
 
@@ -65,6 +70,10 @@ enum Command {
     ///
     /// Reads the folder as the agent would, and changes nothing. Exits with 1 if there are errors.
     Analyze(analyze::AnalyzeArgs),
+    /// Be the CNI plug-in: for container runtimes, which call it by the name weft-cni
+    ///
+    /// What to do is in variables (CNI_COMMAND and others) and on standard input, as the CNI specification has it.
+    Cni,
     /// Remove every trace of a node's capture from the kernel
     ///
     /// Its pods talk in clear from then on. Stop the agent first: SIGTERM alone never removes capture.
@@ -74,7 +83,13 @@ enum Command {
 }
 
 /// Runs the program: parses the arguments of this process and does what they say.
+///
+/// Under the name of the CNI plug-in it is that, and takes no arguments.
 pub fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&name).file_name() == Some(OsStr::new(cni::NAME)) {
+        return cni::main();
+    }
     run(std::env::args_os())
 }
 
@@ -100,7 +115,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::OlderConnections(arguments) => list::run(&arguments, &list::OLDER_CONNECTIONS),
         Command::Log(arguments) => log::run(&arguments),
         Command::Analyze(arguments) => analyze::run(&arguments),
-        Command::Uninstall(arguments) => uninstall::run(&arguments),
+        Command::Cni => Ok(cni::main()),
+        Command::Uninstall(arguments) => uninstall::run(arguments),
         Command::Version => output::print(concat!("weft ", env!("CARGO_PKG_VERSION"), "\n")),
     };
     match result {

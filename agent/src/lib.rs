@@ -12,6 +12,7 @@ pub mod publish;
 pub mod telemetry;
 pub mod sandbox;
 pub mod node;
+pub mod cni;
 pub mod admin;
 pub mod view;
 pub mod command;

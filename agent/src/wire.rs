@@ -23,6 +23,7 @@ use weft_transport::{
 
 use crate::admin::{Admin, Listeners};
 use crate::capture::{Capture, CaptureOptions, LogLevel};
+use crate::cni::{self, Installation};
 use crate::command::{AgentOptions, NodeSource};
 use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus};
 use crate::footprint;
@@ -204,7 +205,15 @@ async fn run(
     tasks.spawn("publish", until(tasks.shutdown(), publishing));
     tasks.spawn("settle", until(tasks.shutdown(), footprint::settle_after(large_changes)));
     tasks.spawn("prune", until(tasks.shutdown(), prune(metrics.clone(), snapshots)));
-    listeners.start(&Admin::new(view.clone(), metrics, Some(logging.control())), &tasks);
+    if let Some(installation) = installation(&view.options) {
+        tasks.spawn("cni", cni::keep(installation, tasks.shutdown()));
+    }
+    let admin = Admin::new(view.clone(), metrics, Some(logging.control()));
+    let admin = match sandboxes {
+        Some(sandboxes) => admin.with_sandboxes(sandboxes),
+        None => admin,
+    };
+    listeners.start(&admin, &tasks);
     tracing::info!(node = view.options.node, version = env!("CARGO_PKG_VERSION"), "the agent runs");
 
     tokio::select! {
@@ -283,7 +292,25 @@ async fn pods_of_this_node(
     }
 }
 
+/// Where the CNI plug-in is kept installed, if anywhere.
+fn installation(options: &AgentOptions) -> Option<Installation> {
+    let folders = options.cni.clone()?;
+    Some(Installation {
+        conf_dir: folders.conf_dir,
+        bin_dir: folders.bin_dir,
+        state_dir: options.state_dir.clone(),
+        admin_socket: options.admin_options().socket,
+        namespaces: translation_options(options).excluded_namespaces,
+        kubeconfig: None,
+    })
+}
+
 fn translation_options(options: &AgentOptions) -> TranslationOptions {
+    let on_kubernetes = matches!(options.source, NodeSource::Kubernetes { .. });
+    let mut excluded_namespaces = TranslationOptions::default().excluded_namespaces;
+    if on_kubernetes {
+        excluded_namespaces.push(options.control_planes.namespace.clone());
+    }
     TranslationOptions {
         node: options.node.clone(),
         cluster: options.cluster.clone(),
@@ -291,8 +318,8 @@ fn translation_options(options: &AgentOptions) -> TranslationOptions {
         trust_domain: options.trust_domain.clone(),
         cluster_domain: options.cluster_domain.clone(),
         root_namespace: options.root_namespace.clone(),
-        on_kubernetes: matches!(options.source, NodeSource::Kubernetes { .. }),
-        ..TranslationOptions::default()
+        excluded_namespaces,
+        on_kubernetes,
     }
 }
 

@@ -22,8 +22,11 @@ use weft_runtime::Shutdown;
 
 use super::Answer;
 
-/// Connections to one server. Further ones wait in the kernel.
+/// Connections to one server over TCP. Further ones wait in the kernel.
 const MAX_CONNECTIONS: usize = 64;
+/// Connections over the Unix socket: each pod that starts holds one until it is captured, and an operator who wants to
+/// know why that takes so long must find room beside a node full of them.
+const MAX_UNIX_CONNECTIONS: usize = 1024;
 /// How long a request's head may take to arrive, and a connection may be idle between two.
 const HEAD: Duration = Duration::from_secs(5);
 /// How large a request's head may be.
@@ -57,6 +60,13 @@ enum Stream {
 }
 
 impl Listener {
+    fn max_connections(&self) -> usize {
+        match self {
+            Self::Unix(_) => MAX_UNIX_CONNECTIONS,
+            Self::Tcp(_) => MAX_CONNECTIONS,
+        }
+    }
+
     async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
@@ -69,7 +79,7 @@ impl Listener {
 pub(super) async fn serve(listener: Listener, handler: Arc<dyn Handler>, mut shutdown: Shutdown) {
     let mut connections = JoinSet::new();
     loop {
-        let has_room = connections.len() < MAX_CONNECTIONS;
+        let has_room = connections.len() < listener.max_connections();
         tokio::select! {
             // The end comes first. All three are cancel-safe.
             biased;
@@ -130,7 +140,15 @@ async fn connection(
 /// # Errors
 /// The answer to give: it is too large or too slow.
 pub(super) async fn body(request: Request<Incoming>) -> Result<Bytes, Reply> {
-    let body = Limited::new(request.into_body(), MAX_BODY);
+    body_up_to(request, MAX_BODY).await
+}
+
+/// [`body`], where it may be of another size.
+///
+/// # Errors
+/// The answer to give: it is too large or too slow.
+pub(super) async fn body_up_to(request: Request<Incoming>, limit: usize) -> Result<Bytes, Reply> {
+    let body = Limited::new(request.into_body(), limit);
     match timeout(BODY, body.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) => Err(failure(StatusCode::BAD_REQUEST, &format!("the request's body: {error}"))),

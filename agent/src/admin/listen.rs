@@ -14,10 +14,13 @@ use weft_runtime::Tasks;
 use super::Admin;
 use super::http::{self, Handler, Listener};
 use super::routes::{AdminRoutes, TcpAdminRoutes};
+use super::sandboxes::UnixRoutes;
 use super::scrape::{MetricsRoutes, ReadinessRoutes, Scraped};
 
 /// Connections that may wait for the server.
 const BACKLOG: i32 = 64;
+/// Those that may wait at the Unix socket: a node's pods, when all of them start at once.
+const UNIX_BACKLOG: i32 = 512;
 
 /// Where the servers listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +116,8 @@ impl Listeners {
     /// Starts the servers, owned by `tasks`.
     pub fn start(self, admin: &Admin, tasks: &Tasks) {
         let Self { socket, socket_file, admin: admin_tcp, metrics, readiness } = self;
-        let over_unix = http::serve(Listener::Unix(socket), Arc::new(AdminRoutes(admin.clone())), tasks.shutdown());
+        let routes = UnixRoutes { admin: AdminRoutes(admin.clone()), sandboxes: admin.sandboxes.clone() };
+        let over_unix = http::serve(Listener::Unix(socket), Arc::new(routes), tasks.shutdown());
         tasks.spawn("admin", async move {
             let _removed_at_the_end = socket_file;
             over_unix.await;
@@ -203,7 +207,7 @@ fn listen_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let listen = || {
         // Nobody can connect before `listen`, hence nobody before the permissions are right.
         fs::set_permissions(&staging, fs::Permissions::from_mode(0o600))?;
-        socket.listen(BACKLOG)?;
+        socket.listen(UNIX_BACKLOG)?;
         let inode = inode(&staging)?;
         fs::rename(&staging, path)?;
         Ok(inode)

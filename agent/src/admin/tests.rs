@@ -139,7 +139,7 @@ pub(crate) struct Running {
     pub(crate) agent: Arc<FakeAgent>,
     metrics_address: SocketAddr,
     readiness_address: SocketAddr,
-    admin_address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
     tasks: Tasks,
     /// The filter lives as long as both.
     _logging: (Logging, tracing::Dispatch),
@@ -147,6 +147,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start() -> Self {
+        Self::with(None)
+    }
+
+    /// One that hands sandboxes on.
+    pub(crate) fn with(sandboxes: Option<Arc<dyn Sandboxes>>) -> Self {
         let folder = TempDir::new().unwrap();
         let listeners = Listeners::bind(&options(&folder)).unwrap();
         let agent = Arc::new(FakeAgent { not_ready: Mutex::default() });
@@ -155,6 +160,7 @@ impl Running {
             Logging::build(&filter, LineFormat::Text, std::io::sink(), SinkCounters::default()).unwrap();
         let control = logging.control();
         let admin = Admin::new(agent.clone(), Arc::new(Metrics::new()), Some(control));
+        let admin = Admin { sandboxes, ..admin };
         let tasks = Tasks::new();
         let running = Self {
             folder,
@@ -169,11 +175,11 @@ impl Running {
         running
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         socket_path(self.folder.path())
     }
 
-    async fn ask(&self, request: &str) -> (u16, Value) {
+    pub(crate) async fn ask(&self, request: &str) -> (u16, Value) {
         let stream = UnixStream::connect(self.socket()).await.unwrap();
         let (status, _, body) = exchange(stream, request).await;
         (status, serde_json::from_str(&body).unwrap())
@@ -191,7 +197,7 @@ fn options(folder: &TempDir) -> AdminOptions {
     AdminOptions { socket: socket_path(folder.path()), admin: any_port, metrics: any_port, readiness: any_port }
 }
 
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> (u16, String, String) {
+pub(crate) async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> (u16, String, String) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

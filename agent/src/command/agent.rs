@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::address::{ListenAddress, loopback};
+use super::cni_flags::{CniArgs, CniFolders};
 use super::control_plane::{ControlPlaneArgs, ControlPlanes};
 use crate::admin::{AdminOptions, socket_path};
 use crate::capture::CongestionControl;
@@ -153,6 +154,9 @@ pub(super) struct AgentArgs {
 
     #[command(flatten)]
     control_plane: ControlPlaneArgs,
+
+    #[command(flatten)]
+    cni: CniArgs,
 }
 
 /// Whether access records are written, and how.
@@ -276,6 +280,8 @@ pub struct AgentOptions {
     pub drain_deadline: Duration,
     /// Control planes that are followed in place of the folder and the embedded authority.
     pub control_planes: ControlPlanes,
+    /// Where the CNI plug-in is kept installed; `None`: nowhere.
+    pub cni: Option<CniFolders>,
 }
 
 impl AgentOptions {
@@ -371,6 +377,7 @@ impl AgentArgs {
             cgroup_root: self.cgroup_root,
             drain_deadline: self.drain_deadline,
             control_planes,
+            cni: self.cni.into_folders(),
         })
     }
 }

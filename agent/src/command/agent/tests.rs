@@ -54,6 +54,7 @@ fn the_defaults_are_the_documented_ones() {
             cgroup_root: None,
             drain_deadline: Duration::from_secs(20),
             control_planes: ControlPlanes::default(),
+            cni: None,
         }
     );
     assert_eq!(options.admin_options().socket, PathBuf::from("/var/lib/weft/admin.sock"));

@@ -1,0 +1,130 @@
+//! What was last known of the namespaces, on disk, for when neither the agent nor the API server answers.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// More namespaces than this are not remembered.
+const MAX_NAMESPACES: usize = 10_000;
+/// A larger file is none of ours.
+const MAX_SIZE: u64 = 2 << 20;
+
+/// The namespaces of which something is known. It is a file beside the agent's admin socket, written by whoever learns
+/// something: the plug-in, or an agent that watches the cluster. A write that another one overtakes is lost, and costs a
+/// later question.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    namespaces: BTreeMap<String, Namespace>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Namespace {
+    /// What its own label says, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    is_ambient: Option<bool>,
+    /// A pod of it belonged to the mesh once: others may, by their own labels.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_members: bool,
+}
+
+impl Remembered {
+    /// Where the agent with this state directory, which is the folder of its admin socket, has it.
+    pub fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join("cni-namespaces.json")
+    }
+
+    /// Reads the file. What is not there, or cannot be understood, is not known.
+    pub fn read(path: &Path) -> Self {
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_SIZE).read_to_end(&mut bytes));
+        read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Whether pods of a namespace belonged to the mesh when it was last heard of; `None`: it is unknown.
+    pub fn is_member(&self, namespace: &str) -> Option<bool> {
+        let namespace = self.namespaces.get(namespace)?;
+        if namespace.has_members { Some(true) } else { namespace.is_ambient }
+    }
+
+    /// Notes what a namespace's label says: whether it enrols. Returns whether that is news.
+    pub fn note_label(&mut self, namespace: &str, is_ambient: bool) -> bool {
+        self.change(namespace, |known| known.is_ambient = Some(is_ambient))
+    }
+
+    /// Notes that a pod of a namespace belongs to the mesh. Returns whether that is news.
+    pub fn note_member(&mut self, namespace: &str) -> bool {
+        self.change(namespace, |known| known.has_members = true)
+    }
+
+    fn change(&mut self, namespace: &str, change: impl FnOnce(&mut Namespace)) -> bool {
+        if self.namespaces.len() >= MAX_NAMESPACES && !self.namespaces.contains_key(namespace) {
+            return false;
+        }
+        let known = self.namespaces.entry(namespace.to_owned()).or_default();
+        let before = *known;
+        change(known);
+        *known != before
+    }
+
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let staging = path.with_extension(format!("json.{}", std::process::id()));
+        let write = || {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staging)?;
+            file.write_all(&serde_json::to_vec(self)?)?;
+            fs::rename(&staging, path)
+        };
+        write().inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&staging);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn what_was_noted_is_there_for_the_next_reader() {
+        let folder = TempDir::new().unwrap();
+        let path = Remembered::path(folder.path());
+        let mut known = Remembered::read(&path);
+        assert_eq!(known.is_member("shop"), None);
+        assert!(known.note_label("shop", true));
+        assert!(!known.note_label("shop", true), "that is no news");
+        assert!(known.note_label("bank", false));
+        known.write(&path).unwrap();
+        let known = Remembered::read(&path);
+        assert_eq!((known.is_member("shop"), known.is_member("bank")), (Some(true), Some(false)));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn one_pod_with_a_label_of_its_own_makes_the_others_suspect() {
+        let mut known = Remembered::default();
+        known.note_label("shop", false);
+        known.note_member("shop");
+        known.note_label("shop", false);
+        assert_eq!(known.is_member("shop"), Some(true));
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_as_good_as_no_file() {
+        let folder = TempDir::new().unwrap();
+        let path = Remembered::path(folder.path());
+        for text in ["", "[]", "{\"namespaces\": {\"shop\": 1}}", "{\"namespaces\": {\"shop\": {"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(Remembered::read(&path), Remembered::default(), "{text}");
+        }
+    }
+}
