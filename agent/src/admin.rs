@@ -62,8 +62,8 @@ pub use problem::{Problem, Severity};
 pub(crate) use scrape::Scraped;
 pub use service::{EndpointInfo, ServiceInfo, ServicePortInfo};
 pub use status::{
-    AgentState, AgentStatus, CaptureStatus, CertificateCounts, ConnectionCounts, Losses, ObjectCounts, StatusReport,
-    TunnelCounts,
+    AgentState, AgentStatus, CaptureStatus, CertificateCounts, ConnectionCounts, DiscoveryMode, DiscoveryStatus,
+    Losses, ObjectCounts, StatusReport, TunnelCounts,
 };
 pub use timestamp::Timestamp;
 pub use workload::{MembershipInfo, WorkloadInfo};

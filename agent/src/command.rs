@@ -29,7 +29,7 @@ use crate::cni;
 
 pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl, NodeSource};
 pub use cni_flags::CniFolders;
-pub use control_plane::ControlPlanes;
+pub use control_plane::{ControlPlanes, DiscoveryMode};
 pub use controller::{ControllerOptions, ControllerSource};
 
 /// Weft: a service mesh without sidecars.

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod in_pod;
 pub mod proxy;
 pub mod enrol;
+pub mod wanted;
 pub mod publish;
 pub mod telemetry;
 pub mod sandbox;

@@ -11,10 +11,12 @@ mod baggage;
 mod record;
 pub mod origin;
 pub mod pod;
+pub mod demand;
 mod flow;
 mod tunnel;
 mod pool;
 mod worker;
+mod held;
 mod readiness;
 mod outbound;
 mod inbound;
@@ -24,7 +26,7 @@ mod receive;
 mod relay;
 mod ending;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +42,7 @@ use weft_model::{Balancer, Identity, Service, SnapshotCell, Workload};
 use weft_transport::Certificates;
 
 use crate::telemetry::{AccessLog, Metrics};
+use demand::Demand;
 use origin::Origin;
 use pod::Pod;
 pub use record::Direction;
@@ -77,6 +80,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// Who joined the mesh only just now.
     pub announced: Announced,
+    /// What is asked for only when somebody connects there; `None`: all that there is is known.
+    pub demand: Option<Arc<Demand>>,
     /// Where to report addresses that turned out to be outside the mesh.
     pub learned: Box<dyn LearnOutside>,
 }
@@ -99,8 +104,17 @@ impl Shared {
             metrics,
             access_log,
             announced: Announced::default(),
+            demand: None,
             learned,
         }
+    }
+}
+
+impl Shared {
+    /// What is not known is asked for by way of `demand`.
+    #[must_use]
+    pub fn on_demand(self, demand: Option<Arc<Demand>>) -> Self {
+        Self { demand, ..self }
     }
 }
 
@@ -213,6 +227,8 @@ pub(crate) enum Command {
     Forget { pod: Arc<Pod> },
     /// List the live connections.
     Connections { reply: oneshot::Sender<Vec<Connection>> },
+    /// Where connections go, or went since this was last asked. On demand.
+    Destinations { reply: oneshot::Sender<HashSet<IpAddr>> },
     /// Count flows and tunnels.
     Count { reply: oneshot::Sender<(usize, usize)> },
     /// Take no more connections, and tell peers so.
@@ -275,6 +291,11 @@ impl Proxy {
     /// The live connections of all workers.
     pub async fn connections(&self) -> Vec<Connection> {
         self.ask(|reply| Command::Connections { reply }).await.into_iter().flatten().collect()
+    }
+
+    /// Where connections of this node's pods go, or went since this was last asked. Told on demand only.
+    pub async fn destinations(&self) -> HashSet<IpAddr> {
+        self.ask(|reply| Command::Destinations { reply }).await.into_iter().flatten().collect()
     }
 
     /// How many flows and tunnels there are.

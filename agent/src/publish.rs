@@ -3,6 +3,9 @@
 //! The order matters. An address is taken off the list of those outside before the snapshot is published in which it
 //! is in the mesh, and put on it only after the snapshot in which it is not: at no moment does the kernel let a
 //! connection pass in clear that the published state would carry.
+//!
+//! On demand an address is outside only for as long as it is wanted and was answered: who has stopped to ask for it would
+//! not hear that it joins the mesh. What the mesh's ranges are is not known then: every address may be in it.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,10 +14,13 @@ use std::time::Instant;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::mpsc;
+use weft_control::discovery::{Discovery, Wanted};
 use weft_model::{Change, Snapshot, SnapshotCell, Store};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, CaptureError};
+use crate::proxy::demand::Demand;
 use crate::proxy::{LearnOutside, Proxy, Shared};
+use crate::wanted::{OwnWorkloads, WantedAddresses};
 
 /// Addresses that workers may report before the owner has looked at them; more are dropped and reported again.
 const LEARNED_QUEUE: usize = 1024;
@@ -50,6 +56,15 @@ pub struct Publisher {
     proxy: Arc<Proxy>,
     ranges: HashMap<IpNet, usize>,
     outside: Outside,
+    on_demand: Option<OnDemand>,
+}
+
+/// What it takes to ask for what is needed only once it is.
+struct OnDemand {
+    discovery: Discovery,
+    demand: Arc<Demand>,
+    wanted: WantedAddresses,
+    own: OwnWorkloads,
 }
 
 /// What capture was told to be outside. It starts with nothing.
@@ -87,7 +102,23 @@ impl Publisher {
         shared: Arc<Shared>,
         proxy: Arc<Proxy>,
     ) -> Self {
-        Self { store, cell, capture, shared, proxy, ranges: HashMap::new(), outside: Outside::default() }
+        Self {
+            store,
+            cell,
+            capture,
+            shared,
+            proxy,
+            ranges: HashMap::new(),
+            outside: Outside::default(),
+            on_demand: None,
+        }
+    }
+
+    /// What is not known is asked for.
+    #[must_use]
+    pub fn on_demand(self, discovery: Discovery, demand: Arc<Demand>) -> Self {
+        let (wanted, own) = (WantedAddresses::default(), OwnWorkloads::default());
+        Self { on_demand: Some(OnDemand { discovery, demand, wanted, own }), ..self }
     }
 
     /// Applies one batch and makes it the state in force.
@@ -109,9 +140,12 @@ impl Publisher {
         let snapshot = applied.snapshot;
         let mut ranges_moved = false;
         let mut left = Vec::new();
+        let mut lost = Vec::new();
         for address in applied.touched {
             let was_mesh = known.is_mesh(address);
-            if snapshot.is_mesh(address) {
+            if self.is_lost(address, &snapshot) {
+                lost.push(address);
+            } else if snapshot.is_mesh(address) {
                 if self.outside.take(address) {
                     report("taking an address off the outside list", self.capture.remove_outside(address));
                 }
@@ -132,7 +166,7 @@ impl Publisher {
                 left.push(address);
             }
         }
-        if ranges_moved {
+        if ranges_moved && self.on_demand.is_none() {
             let ranges: Vec<IpNet> = self.ranges.keys().copied().collect();
             report("setting the ranges of the mesh", self.capture.set_ranges(&ranges));
         }
@@ -141,23 +175,141 @@ impl Publisher {
         for address in left {
             self.note_outside(address);
         }
+        if let Some(on_demand) = &self.on_demand {
+            for address in lost {
+                on_demand.discovery.release(&Wanted::Address(address));
+                on_demand.discovery.want(address);
+            }
+        }
         snapshot
+    }
+
+    /// On demand: nothing has an address any more that something had. Whether it is outside the mesh is asked anew, so
+    /// that an answer which crossed a question is never taken for that; until then its connections wait.
+    fn is_lost(&mut self, address: IpAddr, next: &Snapshot) -> bool {
+        let Some(on_demand) = &mut self.on_demand else { return false };
+        let is_known = next.service_by_address(address).is_some() || next.workload_by_address(address).is_some();
+        if is_known || !on_demand.wanted.set_answered(address, false) {
+            return false;
+        }
+        on_demand.demand.withdraw(address);
+        if self.outside.take(address) {
+            report("taking an address off the outside list", self.capture.remove_outside(address));
+        }
+        true
+    }
+
+    /// These pods of this node are enrolled: what the mesh says of them is wanted.
+    pub fn own_pods(&mut self, uids: HashSet<Arc<str>>) {
+        let Some(on_demand) = &mut self.on_demand else { return };
+        let (new, gone) = on_demand.own.replace(uids);
+        for uid in new {
+            if !on_demand.discovery.want_named(&uid) {
+                tracing::error!(pod = %uid, "too much is asked for: connections to this pod will be refused");
+            }
+        }
+        for uid in gone {
+            on_demand.discovery.release(&Wanted::Name(uid));
+        }
+    }
+
+    /// Connections wait for what these addresses are.
+    pub fn asked(&mut self, addresses: &[IpAddr]) {
+        let now = Instant::now();
+        for address in addresses {
+            let Some(on_demand) = &mut self.on_demand else { return };
+            if on_demand.wanted.is_full() {
+                let snapshot = self.store.snapshot();
+                let is_known = |address| {
+                    snapshot.service_by_address(address).is_some() || snapshot.workload_by_address(address).is_some()
+                };
+                for old in on_demand.wanted.make_room(is_known) {
+                    self.release(old);
+                }
+            }
+            let Some(on_demand) = &mut self.on_demand else { return };
+            // Without room its connections are refused when their time has come, and ask again.
+            if !on_demand.wanted.is_full()
+                && on_demand.wanted.insert(*address, now)
+                && !on_demand.discovery.want(*address)
+            {
+                on_demand.wanted.remove(*address);
+            }
+        }
+    }
+
+    /// These were wanted, and all that there is about them has been applied.
+    pub fn answered(&mut self, answers: Vec<Wanted>) {
+        let Some(on_demand) = &mut self.on_demand else { return };
+        let mut addresses = Vec::with_capacity(answers.len());
+        for wanted in answers {
+            if let Wanted::Address(address) = wanted
+                && on_demand.wanted.set_answered(address, true)
+            {
+                addresses.push(address);
+            }
+        }
+        on_demand.demand.answer(&addresses);
+        self.proxy.wake();
+        for address in addresses {
+            if !self.store.snapshot().is_mesh(address) {
+                self.note_outside(address);
+            }
+        }
+    }
+
+    /// There are connections to these; what has had none for long is forgotten.
+    pub fn used(&mut self, addresses: &HashSet<IpAddr>) {
+        let now = Instant::now();
+        let Some(on_demand) = &mut self.on_demand else { return };
+        on_demand.wanted.touch(addresses, now);
+        for address in on_demand.wanted.idle(on_demand.discovery.status().is_connected, now) {
+            self.release(address);
+        }
+    }
+
+    /// Forgets an address: the next connection to it asks again, since nobody would tell any more what becomes of it.
+    fn release(&mut self, address: IpAddr) {
+        let Some(on_demand) = &mut self.on_demand else { return };
+        if self.outside.take(address) {
+            report("taking an address off the outside list", self.capture.remove_outside(address));
+        }
+        on_demand.demand.withdraw(address);
+        on_demand.wanted.remove(address);
+        on_demand.discovery.release(&Wanted::Address(address));
     }
 
     /// A worker found that no workload and no service has `address`. That was so in the snapshot of its time.
     pub fn learned(&mut self, address: IpAddr) {
         if !self.store.snapshot().is_mesh(address) {
+            if let Some(on_demand) = &mut self.on_demand {
+                on_demand.wanted.touch([&address], Instant::now());
+            }
             self.note_outside(address);
         }
     }
 
     fn note_outside(&mut self, address: IpAddr) {
-        // Outside the ranges nothing needs to be said.
-        if self.ranges.contains_key(&range_of(address)) {
+        let is_to_be_said = match &self.on_demand {
+            Some(on_demand) => on_demand.wanted.is_answered(address),
+            // Outside the ranges nothing needs to be said.
+            None => self.ranges.contains_key(&range_of(address)),
+        };
+        if is_to_be_said {
             self.outside.note(address);
             report("noting an address as outside", self.capture.put_outside(address));
         }
     }
+}
+
+/// On demand nothing is known of the mesh's ranges: whatever is not known to be outside goes to the agent.
+///
+/// To be called before any pod is captured.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn capture_everything(capture: &Capture) -> Result<(), CaptureError> {
+    capture.set_ranges(&[Ipv4Net::default().into(), Ipv6Net::default().into()])
 }
 
 /// The range that stands for an address: files do not say what the cluster's ranges are, so that those of the known
@@ -175,7 +327,7 @@ fn range_of(address: IpAddr) -> IpNet {
     }
 }
 
-fn report(what: &str, result: Result<(), crate::capture::CaptureError>) {
+fn report(what: &str, result: Result<(), CaptureError>) {
     if let Err(error) = result {
         tracing::error!(%error, "{what} failed: capture is not in step with the configuration");
     }

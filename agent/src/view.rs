@@ -5,16 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use weft_control::Problem;
+use weft_control::discovery::Discovery;
 use weft_model::{Identity, Snapshot, SnapshotCell, Workload};
 use weft_transport::{CertificateStatus, Certificates};
 
 use crate::admin::{
     AgentState, AgentStatus, AgentView, Answer, CaptureStatus, CertificateInfo, CertificateState, ConnectionEnd,
-    ConnectionInfo, ConnectionState, OlderConnectionInfo, PodState, PodStatus,
+    ConnectionInfo, ConnectionState, DiscoveryMode, DiscoveryStatus, OlderConnectionInfo, PodState, PodStatus,
 };
 use crate::capture::Capture;
 use crate::command::{AgentOptions, NodeSource};
 use crate::enrol::{self, EnrolmentStatus};
+use crate::proxy::demand::Demand;
 use crate::proxy::{self, Proxy};
 
 /// What is wrong with the configuration, as the source said last.
@@ -46,11 +48,32 @@ pub struct View {
     pub enrolment: Arc<EnrolmentStatus>,
     /// What is wrong with the configuration.
     pub problems: Arc<Problems>,
+    /// The control plane, if one is followed.
+    pub discovery: Option<Discovery>,
+    /// What is asked for on demand, if that is how it is followed.
+    pub demand: Option<Arc<Demand>>,
     /// The agent was told to end.
     pub is_draining: AtomicBool,
 }
 
 impl View {
+    fn discovery(&self) -> Option<DiscoveryStatus> {
+        let (source, discovery) = (self.options.control_planes.discovery.as_ref()?, self.discovery.as_ref()?);
+        let weft_control::discovery::DiscoveryStatus { is_connected, is_synced, last_error, streams, refusals } =
+            discovery.status();
+        Some(DiscoveryStatus {
+            control_plane: source.url.clone(),
+            mode: if self.demand.is_some() { DiscoveryMode::OnDemand } else { DiscoveryMode::Wildcard },
+            is_connected,
+            is_synced,
+            last_error,
+            streams,
+            refusals,
+            wanted: discovery.wanted(),
+            held: self.demand.as_ref().map_or(0, |demand| demand.held()),
+        })
+    }
+
     fn state(&self) -> AgentState {
         if self.is_draining.load(Ordering::Relaxed) {
             AgentState::Draining
@@ -72,6 +95,7 @@ impl AgentView for View {
             trust_domain: options.trust_domain.clone(),
             workers: options.workers,
             configuration_source: configuration_source(options),
+            discovery: self.discovery(),
             state: self.state(),
             started: self.started.into(),
             capture: match self.capture.status() {

@@ -1,7 +1,9 @@
 //! The agent, put together: this file names every part and reads as the start-up script that it is.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
-use weft_control::discovery::{Discovery, DiscoveryOptions, NodeDescription};
+use weft_control::discovery::{Discovered, Discovery, DiscoveryOptions, NodeDescription};
 use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update, kubernetes};
 use weft_model::{MeshOptions, SnapshotCell, Store};
 use weft_runtime::{Shutdown, SystemClock, Tasks};
@@ -24,14 +26,15 @@ use weft_transport::{
 use crate::admin::{Admin, Listeners};
 use crate::capture::{Capture, CaptureOptions, LogLevel};
 use crate::cni::{self, Installation};
-use crate::command::{AgentOptions, NodeSource};
+use crate::command::{AgentOptions, DiscoveryMode, NodeSource};
 use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus};
 use crate::footprint;
-use crate::joined;
+use crate::joined::{self, Heard};
 use crate::node::{NodePods, follow_kubelet};
+use crate::proxy::demand::Demand;
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
-use crate::publish::{Learned, Publisher};
+use crate::publish::{self, Learned, Publisher};
 use crate::telemetry::{AccessLog, Logging, Metrics};
 use crate::view::{Problems, View};
 
@@ -45,6 +48,10 @@ const TASKS_END: Duration = Duration::from_secs(2);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// So many changes at once leave enough behind in memory to look for it.
 const LARGE_CHANGE: usize = 500;
+/// How often it is looked at what the pods talk to, on demand.
+const USE_INTERVAL: Duration = Duration::from_secs(60);
+/// Addresses that are asked for at once.
+const ASKED_AT_ONCE: usize = 1024;
 /// How often the probe cgroup is looked up again.
 const PROBE_CGROUP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -105,7 +112,24 @@ async fn run(
     let enrolment_status = Arc::<EnrolmentStatus>::default();
     // The folder is watched for as long as its source lives.
     let Pods { _folder, updates, sandboxes } = pods_of_this_node(&options, &enrolment_status, &tasks).await?;
-    let updates = follow_control_plane(&options, updates, &tasks)?;
+    let (heard, hearing) = mpsc::channel(4);
+    let discovery = match follow_control_plane(&options, &tasks)? {
+        Some((discovery, discovered)) => {
+            tasks.spawn("configuration", until(tasks.shutdown(), joined::join(discovered, updates, heard)));
+            Some(discovery)
+        }
+        None => {
+            tasks.spawn("configuration", until(tasks.shutdown(), joined::alone(updates, heard)));
+            None
+        }
+    };
+    let (demand, asks) = match &discovery {
+        Some(_) if options.control_planes.mode == DiscoveryMode::OnDemand => {
+            let (demand, asks) = Demand::new();
+            (Some(demand), Some(asks))
+        }
+        _ => (None, None),
+    };
     let clock = Arc::new(SystemClock);
     let opening = options.control_planes.authority.is_none().then(|| {
         let (directory, trust_domain, clock) = (options.ca_dir.clone(), options.trust_domain.clone(), clock.clone());
@@ -122,6 +146,9 @@ async fn run(
         log: LogLevel::default(),
     })
     .context("starting capture")?;
+    if demand.is_some() {
+        publish::capture_everything(&capture).context("capturing what is not known to be outside the mesh")?;
+    }
     let capture = Arc::new(capture);
     tasks.spawn("capture-log", until(tasks.shutdown(), capture.forward_log()));
     if sandboxes.is_some() && options.probe_cgroup.is_none() {
@@ -162,14 +189,15 @@ async fn run(
     });
     let snapshots = Arc::new(SnapshotCell::new(store.snapshot().clone()));
     let (learned, learned_addresses) = Learned::new();
-    let shared = Arc::new(Shared::new(
+    let shared = Shared::new(
         snapshots.clone(),
         certificates.clone(),
         capture.clone(),
         metrics.clone(),
         access_log.clone(),
         Box::new(learned),
-    ));
+    );
+    let shared = Arc::new(shared.on_demand(demand.clone()));
     let proxy = Arc::new(Proxy::start(&shared, options.workers).context("starting the workers")?);
 
     // Enrolment and configuration.
@@ -195,13 +223,21 @@ async fn run(
         proxy: proxy.clone(),
         enrolment: enrolment_status,
         problems: Arc::new(Problems::default()),
+        discovery: discovery.clone(),
+        demand: demand.clone(),
         is_draining: AtomicBool::new(false),
         options,
     });
     tasks.spawn("enrolment", enrolment.run(wanted, tasks.shutdown()));
-    let publisher = Publisher::new(store, snapshots.clone(), capture.clone(), shared, proxy.clone());
+    let mut publisher = Publisher::new(store, snapshots.clone(), capture.clone(), shared, proxy.clone());
+    let (seen_used, used) = mpsc::channel(1);
+    if let (Some(discovery), Some(demand)) = (discovery, demand) {
+        publisher = publisher.on_demand(discovery, demand);
+        tasks.spawn("use", until(tasks.shutdown(), watch_use(proxy.clone(), seen_used)));
+    }
     let large_changes = Arc::new(Notify::new());
-    let publishing = publish(publisher, updates, learned_addresses, pods, view.problems.clone(), large_changes.clone());
+    let inputs = Inputs { hearing, learned: learned_addresses, asks, used };
+    let publishing = publish(publisher, inputs, pods, view.problems.clone(), large_changes.clone());
     tasks.spawn("publish", until(tasks.shutdown(), publishing));
     tasks.spawn("settle", until(tasks.shutdown(), footprint::settle_after(large_changes)));
     tasks.spawn("prune", until(tasks.shutdown(), prune(metrics.clone(), snapshots)));
@@ -237,15 +273,11 @@ async fn run(
     Ok(())
 }
 
-/// The updates of a control plane with the folder's pods, where one is configured; else the folder's.
-fn follow_control_plane(
-    options: &AgentOptions,
-    folder: mpsc::Receiver<Update>,
-    tasks: &Tasks,
-) -> anyhow::Result<mpsc::Receiver<Update>> {
+/// The control plane that describes the mesh, where one is configured.
+fn follow_control_plane(options: &AgentOptions, tasks: &Tasks) -> anyhow::Result<Option<(Discovery, Discovered)>> {
     let planes = &options.control_planes;
     let Some(discovery) = &planes.discovery else {
-        return Ok(folder);
+        return Ok(None);
     };
     let node = NodeDescription {
         address: planes.address,
@@ -256,11 +288,8 @@ fn follow_control_plane(
         network: options.network.clone(),
     };
     let control_plane = ControlPlane::new(discovery.clone())?;
-    // The data path holds no connection while an answer is awaited: everything is known beforehand.
-    let (_, discovered) = Discovery::start(DiscoveryOptions { control_plane, node, on_demand: false }, tasks);
-    let (joined, updates) = mpsc::channel(4);
-    tasks.spawn("configuration", until(tasks.shutdown(), joined::join(discovered, folder, joined)));
-    Ok(updates)
+    let on_demand = planes.mode == DiscoveryMode::OnDemand;
+    Ok(Some(Discovery::start(DiscoveryOptions { control_plane, node, on_demand }, tasks)))
 }
 
 /// What tells which pods run on this node.
@@ -323,38 +352,71 @@ fn translation_options(options: &AgentOptions) -> TranslationOptions {
     }
 }
 
+/// What the owner of the state is told.
+struct Inputs {
+    hearing: mpsc::Receiver<Heard>,
+    learned: mpsc::Receiver<IpAddr>,
+    /// On demand: what workers need to know.
+    asks: Option<mpsc::Receiver<IpAddr>>,
+    /// On demand: what is talked to.
+    used: mpsc::Receiver<HashSet<IpAddr>>,
+}
+
 /// Applies what the source reports, one batch after the other.
 async fn publish(
     mut publisher: Publisher,
-    mut updates: mpsc::Receiver<Update>,
-    mut learned: mpsc::Receiver<std::net::IpAddr>,
+    inputs: Inputs,
     pods: watch::Sender<Option<Arc<[LocalPod]>>>,
     problems: Arc<Problems>,
     large_changes: Arc<Notify>,
 ) {
+    let Inputs { mut hearing, mut learned, asks, mut used } = inputs;
+    // The end that is kept makes it wait for ever where nothing is asked.
+    let (_nobody, nothing) = mpsc::channel(1);
+    let mut asks = asks.unwrap_or(nothing);
+    let mut asked = Vec::new();
     let mut is_first = true;
     loop {
         tokio::select! {
-            biased;
-            update = updates.recv() => {
-                let Some(update) = update else { return };
-                for problem in &update.problems {
-                    tracing::warn!("{problem}");
+            heard = hearing.recv() => match heard {
+                None => return,
+                Some(Heard::Pods(uids)) => publisher.own_pods(uids),
+                Some(Heard::Answers(answers)) => publisher.answered(answers),
+                Some(Heard::Update(update)) => {
+                    for problem in &update.problems {
+                        tracing::warn!("{problem}");
+                    }
+                    problems.set(update.problems);
+                    let is_large = is_first || update.changes.len() >= LARGE_CHANGE;
+                    is_first = false;
+                    let snapshot = publisher.apply(update.changes);
+                    tracing::debug!(generation = snapshot.generation(), "the configuration is in force");
+                    pods.send_replace(Some(update.local_pods.into()));
+                    if is_large {
+                        large_changes.notify_one();
+                    }
                 }
-                problems.set(update.problems);
-                let is_large = is_first || update.changes.len() >= LARGE_CHANGE;
-                is_first = false;
-                let snapshot = publisher.apply(update.changes);
-                tracing::debug!(generation = snapshot.generation(), "the configuration is in force");
-                pods.send_replace(Some(update.local_pods.into()));
-                if is_large {
-                    large_changes.notify_one();
-                }
+            },
+            _ = asks.recv_many(&mut asked, ASKED_AT_ONCE) => {
+                publisher.asked(&asked);
+                asked.clear();
             }
             address = learned.recv() => {
                 let Some(address) = address else { return };
                 publisher.learned(address);
             }
+            Some(addresses) = used.recv() => publisher.used(&addresses),
+        }
+    }
+}
+
+/// Tells from time to time what this node's pods talk to.
+async fn watch_use(proxy: Arc<Proxy>, seen: mpsc::Sender<HashSet<IpAddr>>) {
+    let mut interval = tokio::time::interval(USE_INTERVAL);
+    loop {
+        interval.tick().await;
+        if seen.send(proxy.destinations().await).await.is_err() {
+            return;
         }
     }
 }

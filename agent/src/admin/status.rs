@@ -39,6 +39,50 @@ pub struct CaptureStatus {
     pub detail: String,
 }
 
+/// What a control plane is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiscoveryMode {
+    /// What pods of the node talk to.
+    OnDemand,
+    /// Everything.
+    Wildcard,
+}
+
+impl DiscoveryMode {
+    /// The words that it is shown by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on demand",
+            Self::Wildcard => "everything is asked for",
+        }
+    }
+}
+
+/// How the control plane is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryStatus {
+    /// Its address.
+    pub control_plane: String,
+    /// What it is asked for.
+    pub mode: DiscoveryMode,
+    /// A stream is open, and has brought something.
+    pub is_connected: bool,
+    /// Policies and addresses have both been heard of, now or before.
+    pub is_synced: bool,
+    /// Why the last attempt or stream failed, if one did since the last success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Streams that were opened since the agent started.
+    pub streams: u64,
+    /// Messages that were refused, in part, because something in them could not be converted.
+    pub refusals: u64,
+    /// Addresses and names that are asked for, on demand.
+    pub wanted: usize,
+    /// Connections that wait for an answer.
+    pub held: usize,
+}
+
 /// Who an agent is and how it fares: the part that it tells itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentStatus {
@@ -54,6 +98,9 @@ pub struct AgentStatus {
     pub workers: usize,
     /// Where its configuration comes from: a folder, or a control plane.
     pub configuration_source: String,
+    /// How the control plane is followed; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<DiscoveryStatus>,
     /// What it is doing.
     pub state: AgentState,
     /// When it was started.

@@ -33,6 +33,7 @@ impl AgentView for FakeAgent {
             trust_domain: "cluster.local".into(),
             workers: 2,
             configuration_source: "/etc/weft".into(),
+            discovery: None,
             state: AgentState::Running,
             started: at(1_800_000_000),
             capture: CaptureStatus { is_active: true, detail: "pinned in /sys/fs/bpf/weft/node-a".into() },

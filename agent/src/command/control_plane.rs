@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use weft_transport::{ControlPlane, ControlPlaneOptions};
 
 /// The namespace of an agent that was not told another.
@@ -16,6 +16,10 @@ pub(super) struct ControlPlaneArgs {
     /// workload protocol. The manifests of --config then only say which pods run on this node
     #[arg(long, env = "WEFT_DISCOVERY", value_name = "URL", requires = "root")]
     discovery: Option<String>,
+
+    /// What is asked for: only what this node's pods talk to, so that memory follows that, or everything
+    #[arg(long, env = "WEFT_DISCOVERY_MODE", value_name = "MODE", default_value = "on-demand")]
+    discovery_mode: DiscoveryMode,
 
     /// Certificate authority that is asked in place of the one in --ca-dir, as https://HOST:PORT, by Istio's protocol
     #[arg(long, env = "WEFT_CA", value_name = "URL", requires = "root")]
@@ -42,11 +46,23 @@ pub(super) struct ControlPlaneArgs {
     instance_ip: IpAddr,
 }
 
+/// What a control plane is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum DiscoveryMode {
+    /// What this node's pods talk to, once they do: their first connection waits for the answer.
+    #[default]
+    OnDemand,
+    /// Everything, beforehand.
+    Wildcard,
+}
+
 /// Which control planes an agent follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlPlanes {
     /// What describes the mesh; `None`: the folder does.
     pub discovery: Option<ControlPlaneOptions>,
+    /// What it is asked for.
+    pub mode: DiscoveryMode,
     /// What issues certificates; `None`: the embedded authority does.
     pub authority: Option<ControlPlaneOptions>,
     /// Name of the agent's own pod; `None`: the node's.
@@ -60,7 +76,8 @@ pub struct ControlPlanes {
 impl Default for ControlPlanes {
     fn default() -> Self {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Self { discovery: None, authority: None, pod: None, namespace: NAMESPACE.to_owned(), address }
+        let (mode, namespace) = (DiscoveryMode::default(), NAMESPACE.to_owned());
+        Self { discovery: None, mode, authority: None, pod: None, namespace, address }
     }
 }
 
@@ -77,6 +94,7 @@ impl ControlPlaneArgs {
         };
         ControlPlanes {
             discovery: checked("--discovery", self.discovery),
+            mode: self.discovery_mode,
             authority: checked("--ca", self.ca),
             pod: self.pod_name,
             namespace: self.pod_namespace,
@@ -116,6 +134,14 @@ mod tests {
             |url: &str| Some(ControlPlaneOptions { url: url.to_owned(), roots: "/r".into(), token: Some("/t".into()) });
         assert_eq!((planes.discovery, planes.authority), (expected("https://a:1"), expected("https://b")));
         assert!(mistakes.is_empty());
+    }
+
+    #[test]
+    fn only_what_is_needed_is_asked_for_unless_everything_is() {
+        let mode = |arguments: &[&str]| parse(arguments).map(|(planes, _)| planes.mode);
+        assert_eq!(mode(&[]), Ok(DiscoveryMode::OnDemand));
+        assert_eq!(mode(&["--discovery-mode", "wildcard"]), Ok(DiscoveryMode::Wildcard));
+        assert!(mode(&["--discovery-mode", "some"]).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::client::{AgentAddress, decode};
 use super::measure::{self, count};
 use super::output::{self, OutputFormat};
 use super::table::{Tone, single_line};
-use crate::admin::{AgentState, PodState, Severity, StatusReport};
+use crate::admin::{AgentState, DiscoveryMode, DiscoveryStatus, PodState, Severity, StatusReport};
 
 /// A certificate that ends sooner than this has missed its renewal, which is due at half its life.
 const ENDS_SOON: Duration = Duration::from_secs(3600);
@@ -74,6 +74,17 @@ fn findings(report: &StatusReport, now: SystemTime) -> Vec<Finding> {
     if !report.agent.capture.is_active {
         let what = format!("Capture is not active: {}", report.agent.capture.detail);
         findings.push(Finding::bad(what, "no pod of this node is in the mesh; the agent's log says more"));
+    }
+    if let Some(discovery) = report.agent.discovery.as_ref().filter(|discovery| !discovery.is_connected) {
+        let reason = discovery.last_error.as_deref().unwrap_or("a stream is being opened");
+        let what = format!("The control plane {} is not connected: {reason}", discovery.control_plane);
+        findings.push(match (discovery.is_synced, discovery.mode) {
+            (false, _) => Finding::bad(what, "nothing is known of the mesh yet"),
+            (true, DiscoveryMode::OnDemand) if discovery.last_error.is_some() => {
+                Finding::bad(what, "what is known goes on; connections to what is not are held, and then refused")
+            }
+            (true, _) => Finding::doubtful(what, "what is known goes on as it was"),
+        });
     }
     for pod in report.pods.iter().filter(|pod| pod.state == PodState::Failed) {
         let detail = pod.detail.as_deref().unwrap_or("no reason given");
@@ -168,6 +179,9 @@ fn render(report: &StatusReport, findings: &[Finding], now: SystemTime, is_colou
         "configuration",
         format!("{}, generation {}, {}", agent.configuration_source, report.generation, problems(report)),
     );
+    if let Some(discovery) = &agent.discovery {
+        line("control plane", control_plane(discovery));
+    }
     line(
         "known",
         format!(
@@ -201,6 +215,19 @@ fn render(report: &StatusReport, findings: &[Finding], now: SystemTime, is_colou
     text.push('\n');
     conclude(&mut text, findings, is_coloured);
     text
+}
+
+fn control_plane(discovery: &DiscoveryStatus) -> String {
+    let mut words = vec![if discovery.is_connected { "connected" } else { "not connected" }.to_owned()];
+    if !discovery.is_synced {
+        words.push("has not said all yet".to_owned());
+    }
+    words.push(discovery.mode.as_str().to_owned());
+    if discovery.mode == DiscoveryMode::OnDemand {
+        words.push(format!("{} asked for", discovery.wanted));
+        words.push(format!("{} held", count(discovery.held, "connection")));
+    }
+    words.join(", ")
 }
 
 fn problems(report: &StatusReport) -> String {

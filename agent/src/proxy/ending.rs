@@ -349,6 +349,7 @@ impl Worker {
         for key in self.flows.keys_where(|flow| is_its(&flow.pod)) {
             self.abort_flow(key, failure.clone());
         }
+        self.end_all_held(&failure, is_its);
     }
 
     /// The deadline of a drain has passed, or the agent ends otherwise: a reset is not mistaken for an end of stream.
@@ -358,6 +359,7 @@ impl Worker {
         for key in self.flows.keys_where(|flow| !flow.is_dead) {
             self.abort_flow(key, failure.clone());
         }
+        self.end_all_held(&failure, |_| true);
         for key in self.tunnels.keys_where(|tunnel| !tunnel.is_dead) {
             self.send(key);
             self.discard_tunnel(key);

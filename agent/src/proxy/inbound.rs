@@ -16,7 +16,7 @@ use super::socket::Socket;
 use super::table::Key;
 use super::timers::Timer;
 use super::tunnel::{ESTABLISH_TIMEOUT, Role, State, Tunnel};
-use super::worker::{Kind, Worker};
+use super::worker::{Accepted, Kind, Port, Worker};
 use super::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT, http_config};
 
 /// An application of the pod accepts within so long, or the connection has failed.
@@ -45,8 +45,12 @@ fn is_own_port(port: u16) -> bool {
 
 impl Worker {
     /// A peer dialled 15008 of the pod.
-    pub(super) fn accept_tunnel(&mut self, pod: &Arc<Pod>, socket: Socket, peer_address: SocketAddr) {
-        let Ok(local_address) = socket.local_addr() else { return };
+    pub(super) fn accept_tunnel(&mut self, pod: &Arc<Pod>, accepted: Accepted) {
+        let Ok(local_address) = accepted.socket.local_addr() else { return };
+        if self.must_wait(pod) {
+            return self.hold(pod, Port::Hbone, accepted, local_address);
+        }
+        let Accepted { socket, client: peer_address, .. } = accepted;
         let Some(certificate) = self.shared.certificates.current(&pod.identity) else {
             tracing::warn!(identity = %pod.identity, %peer_address, "a tunnel is refused: there is no valid certificate");
             return socket.abort();
@@ -72,9 +76,13 @@ impl Worker {
     }
 
     /// A plaintext connection to the pod was steered to 15006.
-    pub(super) fn accept_inbound(&mut self, pod: &Arc<Pod>, socket: Socket, client: SocketAddr) {
-        let Ok(destination) = socket.local_addr() else { return };
-        let mut record = Record::inbound(client, destination, None, self.now);
+    pub(super) fn accept_inbound(&mut self, pod: &Arc<Pod>, accepted: Accepted) {
+        let Ok(destination) = accepted.socket.local_addr() else { return };
+        if self.must_wait(pod) {
+            return self.hold(pod, Port::Inbound, accepted, destination);
+        }
+        let Accepted { socket, client, since } = accepted;
+        let mut record = Record::inbound(client, destination, None, since);
         if let Err(failure) = self.judge(pod, &mut record) {
             return self.refuse(socket, record, failure);
         }
@@ -85,6 +93,11 @@ impl Worker {
                 self.refuse(socket, record, Failure::unreachable(reason));
             }
         }
+    }
+
+    /// Which policies hold for the pod is not known yet: it was enrolled before the control plane spoke of it.
+    fn must_wait(&mut self, pod: &Pod) -> bool {
+        self.shared.demand.is_some() && self.snapshots.load().workload(&pod.uid).is_none()
     }
 
     /// Whether the connection that `record` describes may be made to the pod.

@@ -17,7 +17,7 @@ use super::socket::Socket;
 use super::table::Key;
 use super::timers::Timer;
 use super::tunnel::{ESTABLISH_TIMEOUT, Role, State, Tunnel};
-use super::worker::{Kind, Worker};
+use super::worker::{Accepted, Kind, Port, Worker};
 use super::{HBONE_PORT, http_config};
 
 /// How many connections wait for a tunnel that is being made before another is dialled. Peers allow at least so many streams.
@@ -66,8 +66,9 @@ fn seen_from_outside(pod: &Pod, client: SocketAddr, destination: IpAddr) -> Sock
 }
 
 impl Worker {
-    pub(super) fn accept_outbound(&mut self, pod: &Arc<Pod>, socket: Socket, client: SocketAddr) {
-        let mut record = Record::outbound(client, self.now);
+    pub(super) fn accept_outbound(&mut self, pod: &Arc<Pod>, accepted: Accepted) {
+        let Accepted { socket, client: dialler, since } = accepted;
+        let mut record = Record::outbound(dialler, since);
         let original = match self.shared.origin.original_destination(socket.as_fd()) {
             Ok(Some(original)) => original,
             Ok(None) => {
@@ -80,7 +81,7 @@ impl Worker {
             }
         };
         record.destination_address = original;
-        let client = seen_from_outside(pod, client, original.ip());
+        let client = seen_from_outside(pod, dialler, original.ip());
         record.client = client;
         let snapshot = self.snapshots.load().clone();
         // The mesh may not have spoken of the pod yet: it is enrolled by its own node.
@@ -88,15 +89,25 @@ impl Worker {
         record.source = Some(source.clone());
         match route(&snapshot, source, client.ip(), original, &self.shared.balancer) {
             Route::Tunnel(upstream) => {
+                self.note_use(original.ip());
                 record.set_upstream(&upstream);
                 record.set_tunnel(SocketAddr::new(upstream.address.ip(), HBONE_PORT));
                 self.flow_through_tunnel(pod, socket, client, record, &upstream);
             }
             Route::Plain(upstream) => {
+                self.note_use(original.ip());
+                if upstream.service.is_none() {
+                    self.leave_to_kernel(original.ip());
+                }
                 record.set_upstream(&upstream);
                 self.flow_in_clear(pod, socket, client.ip(), record, upstream.address);
             }
+            // Asked after the snapshot was read: what it lacks is outside only if that was answered.
+            Route::PassThrough if !self.is_known_outside(original.ip()) => {
+                self.hold(pod, Port::Outbound, Accepted { socket, client: dialler, since }, original);
+            }
             Route::PassThrough => {
+                self.note_use(original.ip());
                 self.shared.learned.outside(original.ip());
                 self.flow_in_clear(pod, socket, client.ip(), record, original);
             }
@@ -104,6 +115,29 @@ impl Worker {
                 record.service = error.service().and_then(|key| snapshot.service(key)).cloned();
                 self.refuse(socket, record, Failure::unreachable(error.to_string()));
             }
+        }
+    }
+
+    /// Whether an address that the snapshot does not have is outside the mesh, and not merely unknown.
+    fn is_known_outside(&self, address: IpAddr) -> bool {
+        self.shared.demand.as_ref().is_none_or(|demand| demand.is_answered(address.to_canonical()))
+    }
+
+    /// On demand what is not talked to is forgotten.
+    fn note_use(&mut self, address: IpAddr) {
+        if self.shared.demand.is_some() {
+            self.talked_to.insert(address.to_canonical());
+        }
+    }
+
+    /// A workload outside the mesh that is known only by way of a service: once its address is asked for, and news of it
+    /// would be heard, its connections need not come here.
+    fn leave_to_kernel(&self, address: IpAddr) {
+        if let Some(demand) = &self.shared.demand
+            && !demand.is_answered(address.to_canonical())
+        {
+            // It matters little when it is not.
+            let _ = demand.ask(address.to_canonical());
         }
     }
 

@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Closing(Key),
     /// A tunnel whose connection was refused is dialled again.
     Redial(Key),
+    /// A connection that has waited long enough for discovery.
+    Held(Key),
     /// A flow whose dial must have succeeded by now.
     Flow(Key),
     /// Accepting goes on after descriptors ran out.

@@ -4,8 +4,9 @@
 //! handshakes advance, and then writes out what the turn gathered for each tunnel, so that what arrives together
 //! leaves together. Sockets are registered once, edge-triggered; readiness is remembered in the entries.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -18,8 +19,10 @@ use super::baggage::BaggageCache;
 use super::buffers::BufferPool;
 use super::flow::Flow;
 use super::handshake::OpenHandshakes;
+use super::held::HeldConnections;
 use super::pod::Pod;
 use super::pool::Pool;
+use super::record::Direction;
 use super::table::{Key, Table};
 use super::timers::{Timer, Timers};
 use super::tunnel::{State, Tunnel};
@@ -46,6 +49,7 @@ pub(super) enum Kind {
     Listener = 0,
     Flow = 1,
     Tunnel = 2,
+    Held = 3,
 }
 
 /// What a listener's connections are.
@@ -57,6 +61,14 @@ pub(super) enum Port {
     Inbound,
     /// 15008: tunnels of peers.
     Hbone,
+}
+
+/// A connection as it came from a listener.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) socket: super::socket::Socket,
+    pub(super) client: std::net::SocketAddr,
+    pub(super) since: Instant,
 }
 
 pub(super) struct Listener {
@@ -79,6 +91,9 @@ pub(super) struct Worker {
     pub(super) flows: Table<Flow>,
     pub(super) tunnels: Table<Tunnel>,
     pub(super) pool: Pool,
+    pub(super) held: HeldConnections,
+    /// On demand: where connections went since that was last asked.
+    pub(super) talked_to: HashSet<IpAddr>,
     pub(super) timers: Timers,
     pub(super) handshakes: VecDeque<Key>,
     acceptors: VecDeque<Key>,
@@ -116,6 +131,8 @@ impl Worker {
             flows: Table::default(),
             tunnels: Table::default(),
             pool: Pool::default(),
+            held: HeldConnections::default(),
+            talked_to: HashSet::new(),
             timers: Timers::default(),
             handshakes: VecDeque::new(),
             acceptors: VecDeque::new(),
@@ -185,6 +202,7 @@ impl Worker {
             self.on_command(command);
         }
         self.judge_again_if_policies_moved();
+        self.look_at_held();
         for _ in 0..self.acceptors.len() {
             if let Some(key) = self.acceptors.pop_front() {
                 self.accept(key);
@@ -217,6 +235,7 @@ impl Worker {
         for key in self.dead_tunnels.drain(..) {
             self.tunnels.remove(key);
         }
+        self.held.free();
     }
 
     fn dispatch(&mut self, event: &mio::event::Event) {
@@ -228,6 +247,10 @@ impl Worker {
         } else if kind == Kind::Tunnel as usize {
             if let Some(key) = self.tunnels.key_at(index) {
                 self.on_tunnel_event(key, event);
+            }
+        } else if kind == Kind::Held as usize {
+            if let Some(key) = self.held.key_at(index) {
+                self.on_held_event(key, event);
             }
         } else if let Some(key) = self.listeners.key_at(index) {
             self.queue_accept(key);
@@ -293,6 +316,12 @@ impl Worker {
         )
     }
 
+    /// Watches a socket no more, which stays open.
+    pub(super) fn unregister(&self, fd: RawFd) {
+        // It fails when the socket was not watched.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+    }
+
     fn queue_accept(&mut self, key: Key) {
         if let Some(listener) = self.listeners.get_mut(key) {
             listener.is_readable = true;
@@ -315,11 +344,14 @@ impl Worker {
             }
             let Some(listener) = self.listeners.get_mut(key) else { return };
             match super::socket::Socket::accept(listener.socket.as_fd()) {
-                Ok(Some((socket, client))) => match port {
-                    Port::Outbound => self.accept_outbound(&pod, socket, client),
-                    Port::Inbound => self.accept_inbound(&pod, socket, client),
-                    Port::Hbone => self.accept_tunnel(&pod, socket, client),
-                },
+                Ok(Some((socket, client))) => {
+                    let accepted = Accepted { socket, client, since: self.now };
+                    match port {
+                        Port::Outbound => self.accept_outbound(&pod, accepted),
+                        Port::Inbound => self.accept_inbound(&pod, accepted),
+                        Port::Hbone => self.accept_tunnel(&pod, accepted),
+                    }
+                }
                 Ok(None) => {
                     listener.is_readable = false;
                     return;
@@ -348,6 +380,7 @@ impl Worker {
             Timer::Closing(key) => self.on_closing_timer(key),
             Timer::Redial(key) => self.redial(key),
             Timer::Flow(key) => self.on_flow_timer(key),
+            Timer::Held(key) => self.on_held_timer(key),
             Timer::Account => self.account(),
             Timer::Accept => {
                 self.awaits_accept = false;
@@ -365,11 +398,16 @@ impl Worker {
             Command::Forget { pod } => self.forget(&pod),
             Command::Connections { reply } => {
                 // Nobody may be waiting any more.
-                let _ = reply.send(self.connections());
+                let mut connections = self.connections();
+                connections.extend(self.held_connections());
+                let _ = reply.send(connections);
+            }
+            Command::Destinations { reply } => {
+                let _ = reply.send(self.destinations());
             }
             Command::Count { reply } => {
                 let tunnels = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_in_use()).count();
-                let _ = reply.send((self.flows.len(), tunnels));
+                let _ = reply.send((self.flows.len() + self.held.len(), tunnels));
             }
             Command::Drain => self.drain(),
             Command::Stop => {
@@ -408,6 +446,15 @@ impl Worker {
         for key in self.listeners.keys_where(wanted) {
             self.listeners.remove(key);
         }
+    }
+
+    /// Where connections of the pods go, or went since this was last asked.
+    fn destinations(&mut self) -> HashSet<IpAddr> {
+        let mut found = std::mem::take(&mut self.talked_to);
+        let records = self.flows.iter().filter_map(|(_, flow)| flow.record.as_deref());
+        let outbound = records.filter(|record| record.direction == Direction::Outbound);
+        found.extend(outbound.map(|record| record.destination_address.ip().to_canonical()));
+        found
     }
 
     /// Counts what the live connections have carried since the last time.

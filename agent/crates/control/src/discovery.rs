@@ -159,6 +159,12 @@ impl Discovery {
         self.wants.release(wanted);
     }
 
+    /// How much is wanted.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        self.wants.len()
+    }
+
     /// How it stands.
     #[must_use]
     pub fn status(&self) -> DiscoveryStatus {
@@ -235,17 +241,20 @@ impl Follower {
                 }
                 () = wants.changed() => {
                     let (new, gone) = self.wants.take_changes();
-                    let request = DeltaDiscoveryRequest {
-                        type_url: ADDRESS.to_owned(),
-                        resource_names_unsubscribe: self.session.release(&gone),
-                        resource_names_subscribe: self.session.want(new),
-                        ..Default::default()
-                    };
+                    let (gone, new) = (self.session.release(&gone), self.session.want(new));
                     if !self.hand_over().await {
                         return Ok(End::Done);
                     }
-                    if !(request.resource_names_subscribe.is_empty() && request.resource_names_unsubscribe.is_empty()) {
-                        send(&requests, request).await?;
+                    // One after the other: a name may be in both, and is to be answered anew.
+                    let requests_for = [
+                        DeltaDiscoveryRequest { resource_names_unsubscribe: gone, ..Default::default() },
+                        DeltaDiscoveryRequest { resource_names_subscribe: new, ..Default::default() },
+                    ];
+                    for request in requests_for {
+                        if !(request.resource_names_subscribe.is_empty() && request.resource_names_unsubscribe.is_empty())
+                        {
+                            send(&requests, DeltaDiscoveryRequest { type_url: ADDRESS.to_owned(), ..request }).await?;
+                        }
                     }
                 }
             }
@@ -254,6 +263,11 @@ impl Follower {
 
     /// What opens a stream for one type: what is wanted, and what is there already.
     fn first_request(&mut self, type_url: &str) -> DeltaDiscoveryRequest {
+        if type_url == ADDRESS && self.options.on_demand {
+            // Before it is said what is there: what is forgotten now must be sent again if it is wanted again.
+            let (_, gone) = self.wants.take_changes();
+            self.session.release(&gone);
+        }
         let mut request = DeltaDiscoveryRequest {
             node: Some(self.node()),
             type_url: type_url.to_owned(),
@@ -263,8 +277,6 @@ impl Follower {
         if type_url == ADDRESS && self.options.on_demand {
             // Asking for everything and not for everything: for nothing, as long as there is no name.
             let all = "*".to_owned();
-            let (_, gone) = self.wants.take_changes();
-            self.session.release(&gone);
             request.resource_names_subscribe = self.session.begin(self.wants.all());
             request.resource_names_subscribe.push(all.clone());
             request.resource_names_unsubscribe = vec![all];

@@ -54,6 +54,35 @@ fn when_all_is_well_it_says_so() {
 }
 
 #[test]
+fn a_control_plane_is_shown_and_what_its_absence_means() {
+    let discovery = DiscoveryStatus {
+        control_plane: "https://mesh.example:15012".into(),
+        mode: DiscoveryMode::OnDemand,
+        is_connected: true,
+        is_synced: true,
+        last_error: None,
+        streams: 1,
+        refusals: 0,
+        wanted: 12,
+        held: 0,
+    };
+    let with = |discovery: DiscoveryStatus| screen(&report(|report| report.agent.discovery = Some(discovery)));
+    let shown = with(discovery.clone());
+    assert!(shown.contains("  control plane connected, on demand, 12 asked for, 0 connections held\n"), "{shown}");
+    assert!(shown.ends_with("All is well.\n"), "{shown}");
+    let away = DiscoveryStatus { is_connected: false, last_error: Some("refused".into()), ..discovery };
+    let shown = with(DiscoveryStatus { held: 1, ..away.clone() });
+    assert!(shown.contains("not connected, on demand, 12 asked for, 1 connection held\n"), "{shown}");
+    assert!(
+        shown.contains("Needs attention:\n  - The control plane https://mesh.example:15012 is not connected: refused")
+    );
+    let shown = with(DiscoveryStatus { mode: DiscoveryMode::Wildcard, ..away.clone() });
+    assert!(shown.contains("All works. To be known:"), "{shown}");
+    let shown = with(DiscoveryStatus { is_synced: false, mode: DiscoveryMode::Wildcard, ..away });
+    assert!(shown.contains("Needs attention:") && shown.contains("has not said all yet"), "{shown}");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_what_to_do() {
     let report = report(|report| {
         report.is_ready = false;

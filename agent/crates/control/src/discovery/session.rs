@@ -33,6 +33,8 @@ pub(crate) struct Session {
     pending: HashSet<Arc<str>>,
     /// Wanted since before the stream began: answered by the first whole response.
     asked_first: HashSet<Arc<str>>,
+    /// More follows that belongs to what has come: a service may be there, and its endpoints not yet.
+    is_partial: bool,
     changes: Vec<Change>,
     answered: Vec<Wanted>,
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
@@ -87,6 +89,7 @@ impl Session {
             wanted: HashMap::new(),
             pending: HashSet::new(),
             asked_first: HashSet::new(),
+            is_partial: false,
             changes: Vec::new(),
             answered: Vec::new(),
             problems: BTreeMap::new(),
@@ -174,7 +177,11 @@ impl Session {
                 reasons.push(reason);
             }
         }
-        if !system_version_info.ends_with(PART) {
+        let is_partial = system_version_info.ends_with(PART);
+        if type_url == ADDRESS {
+            self.is_partial = is_partial;
+        }
+        if !is_partial {
             self.known(&type_url).is_synced = true;
             if type_url == ADDRESS {
                 for name in std::mem::take(&mut self.asked_first) {
@@ -185,10 +192,11 @@ impl Session {
         (!reasons.is_empty()).then(|| refusal(reasons))
     }
 
-    /// What has not been handed over yet, once policies and addresses are both there.
+    /// What has not been handed over yet, once policies and addresses are both there. On demand only whole answers are,
+    /// since connections wait for them: a service without its endpoints would refuse these.
     pub fn update(&mut self) -> Option<Update> {
         let has_news = !self.has_told || !self.changes.is_empty() || self.has_new_problems;
-        if !self.is_synced() || !has_news {
+        if !self.can_tell() || !has_news {
             return None;
         }
         (self.has_told, self.has_new_problems) = (true, false);
@@ -208,7 +216,11 @@ impl Session {
 
     /// What was wanted, and has been answered by what was handed over.
     pub fn answered(&mut self) -> Vec<Wanted> {
-        if self.is_synced() { std::mem::take(&mut self.answered) } else { Vec::new() }
+        if self.can_tell() { std::mem::take(&mut self.answered) } else { Vec::new() }
+    }
+
+    fn can_tell(&self) -> bool {
+        self.is_synced() && !(self.on_demand && self.is_partial)
     }
 
     fn known(&mut self, type_url: &str) -> &mut Known {

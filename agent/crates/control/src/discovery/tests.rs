@@ -127,6 +127,40 @@ async fn an_agent_on_demand_gets_what_it_wants_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_known_with_all_its_endpoints_or_not_at_all() {
+    // More than one message holds.
+    const ENDPOINTS: u32 = 16_000;
+    let plane = Plane::start().await;
+    let mut state: Vec<Change> = (0..ENDPOINTS).map(|number| workload(number, &["s"])).collect();
+    state.push(service("s", 1));
+    plane.say(state).await;
+    let mut agent = Agent::start(options(&plane, true));
+    agent.until("the first word", |snapshot| snapshot.generation() == 0).await;
+    agent.discovery.want([10, 1, 0, 1].into());
+    agent.until("the service", |snapshot| snapshot.service("a/s").is_some()).await;
+    assert_eq!(agent.store.snapshot().endpoint_count("a/s"), ENDPOINTS as usize);
+    assert_eq!(agent.answer().await, Wanted::Address([10, 1, 0, 1].into()));
+    let pushes = plane.server.counts().pushes;
+    assert!(pushes > 4, "it came in {pushes} messages");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_released_and_wanted_again_at_once_is_answered_anew() {
+    let plane = Plane::start().await;
+    plane.say(vec![workload(1, &[])]).await;
+    let mut agent = Agent::start(options(&plane, true));
+    let address = Wanted::Address([10, 0, 0, 1].into());
+    agent.discovery.want([10, 0, 0, 1].into());
+    for round in 0..20 {
+        assert_eq!(agent.answer().await, address, "round {round}");
+        assert!(agent.store.snapshot().workload(&plane::uid(1)).is_some(), "round {round}");
+        agent.discovery.release(&address);
+        agent.discovery.want([10, 0, 0, 1].into());
+    }
+    assert_eq!(agent.discovery.status().streams, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_controller_that_comes_back_sends_only_what_changed_meanwhile() {
     for on_demand in [false, true] {
         let plane = Plane::start().await;

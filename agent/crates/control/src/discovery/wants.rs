@@ -52,8 +52,8 @@ impl Wants {
         if inner.all.len() >= MAX_WANTS {
             return false;
         }
+        // Wanted no more and again before that was told: both are, since what was known of it may be out of date.
         inner.all.insert(Arc::clone(&name), wanted);
-        inner.gone.retain(|gone| *gone != name);
         inner.new.push(name);
         self.changed.notify_one();
         true
@@ -74,7 +74,7 @@ impl Wants {
         self.changed.notified().await;
     }
 
-    /// What is wanted since the last time, by name, and the names of what is not any more.
+    /// What is wanted since the last time, by name, and the names of what was not any more before that.
     pub fn take_changes(&self) -> (Named, Vec<Arc<str>>) {
         let mut inner = self.inner();
         let new = std::mem::take(&mut inner.new);
@@ -87,6 +87,10 @@ impl Wants {
         let mut inner = self.inner();
         inner.new.clear();
         inner.all.iter().map(|(name, wanted)| (Arc::clone(name), wanted.clone())).collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.inner().all.len()
     }
 
     fn name(&self, wanted: &Wanted) -> Arc<str> {

@@ -1,0 +1,168 @@
+//! The addresses that are asked for on demand: which were answered, and which have not been used for long.
+//!
+//! Without I/O: [`crate::publish`] acts on what this says.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Addresses that are wanted at one time. Capture remembers as many that are outside.
+pub const MAX_WANTED: usize = 16_384;
+/// So many are forgotten at once to make room: finding out which costs a look at all.
+const MADE_ROOM: usize = MAX_WANTED / 16;
+/// What nobody has talked to for so long is asked for no more.
+const IDLE: Duration = Duration::from_secs(600);
+/// How long what was not answered is asked for, with nobody there to answer.
+const UNANSWERED: Duration = Duration::from_secs(60);
+
+/// All addresses that are wanted.
+#[derive(Debug, Default)]
+pub struct WantedAddresses {
+    entries: HashMap<IpAddr, Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    is_answered: bool,
+    /// When it was wanted, or a connection to it was seen, last.
+    used: Instant,
+}
+
+impl WantedAddresses {
+    /// Notes that an address is wanted. `false`: it was before.
+    pub fn insert(&mut self, address: IpAddr, now: Instant) -> bool {
+        let before = self.entries.len();
+        self.entries.entry(address).or_insert(Entry { is_answered: false, used: now }).used = now;
+        self.entries.len() > before
+    }
+
+    /// Whether one more has no room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_WANTED
+    }
+
+    /// Whether it was answered what has this address, and what comes to have it would be told.
+    #[must_use]
+    pub fn is_answered(&self, address: IpAddr) -> bool {
+        self.entries.get(&address).is_some_and(|entry| entry.is_answered)
+    }
+
+    /// Notes an answer, or that there is none any more. `false`: that is no news.
+    pub fn set_answered(&mut self, address: IpAddr, is_answered: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(&address) else { return false };
+        std::mem::replace(&mut entry.is_answered, is_answered) != is_answered
+    }
+
+    /// Notes that there are connections to these.
+    pub fn touch<'a>(&mut self, used: impl IntoIterator<Item = &'a IpAddr>, now: Instant) {
+        for address in used {
+            if let Some(entry) = self.entries.get_mut(address) {
+                entry.used = now;
+            }
+        }
+    }
+
+    /// Forgets an address.
+    pub fn remove(&mut self, address: IpAddr) {
+        self.entries.remove(&address);
+    }
+
+    /// Those to be forgotten so that there is room: first what is outside the mesh, as `is_known` says, and of that what
+    /// was not used for longest. What was not answered stays: connections wait for it.
+    pub fn make_room(&self, is_known: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+        let answered = self.entries.iter().filter(|(_, entry)| entry.is_answered);
+        let mut candidates: Vec<_> =
+            answered.map(|(address, entry)| (is_known(*address), entry.used, *address)).collect();
+        let count = MADE_ROOM.min(candidates.len());
+        if count > 0 && count < candidates.len() {
+            candidates.select_nth_unstable(count - 1);
+        }
+        candidates.truncate(count);
+        candidates.into_iter().map(|(_, _, address)| address).collect()
+    }
+
+    /// Those that nobody has talked to for long. While nobody is there to answer, what is known stays, and what was not
+    /// answered goes; otherwise the answer is on its way.
+    #[must_use]
+    pub fn idle(&self, is_connected: bool, now: Instant) -> Vec<IpAddr> {
+        let is_idle = |entry: &Entry| {
+            let unused = now.saturating_duration_since(entry.used);
+            if is_connected { entry.is_answered && unused >= IDLE } else { !entry.is_answered && unused >= UNANSWERED }
+        };
+        self.entries.iter().filter(|(_, entry)| is_idle(entry)).map(|(address, _)| *address).collect()
+    }
+}
+
+/// The workloads of this node's own pods, which are wanted by name for as long as the pods are enrolled.
+#[derive(Debug, Default)]
+pub struct OwnWorkloads(HashSet<Arc<str>>);
+
+impl OwnWorkloads {
+    /// Notes which there are. Returns those that are new, and those that are gone.
+    pub fn replace(&mut self, uids: HashSet<Arc<str>>) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let new = uids.difference(&self.0).cloned().collect();
+        let gone = self.0.difference(&uids).cloned().collect();
+        self.0 = uids;
+        (new, gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: usize) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(0x0a00_0000 + number as u32).into()
+    }
+
+    #[test]
+    fn what_is_used_stays_and_what_is_idle_goes() {
+        let start = Instant::now();
+        let mut wanted = WantedAddresses::default();
+        for number in 0..3 {
+            assert!(wanted.insert(address(number), start));
+        }
+        assert!(!wanted.insert(address(0), start), "it is asked for once");
+        assert!(wanted.set_answered(address(0), true) && wanted.set_answered(address(1), true));
+        assert!(!wanted.set_answered(address(0), true) && !wanted.set_answered(address(9), true));
+        let later = start + IDLE;
+        wanted.touch(&[address(1)], later);
+        assert_eq!(wanted.idle(true, later), [address(0)], "what was not answered is still waited for");
+        assert_eq!(wanted.idle(false, later), [address(2)], "what is known stays while nobody could tell it again");
+    }
+
+    #[test]
+    fn room_is_made_by_what_is_outside_and_oldest_and_never_by_what_is_waited_for() {
+        let start = Instant::now();
+        let mut wanted = WantedAddresses::default();
+        for number in 0..MAX_WANTED {
+            assert!(!wanted.is_full());
+            wanted.insert(address(number), start + Duration::from_secs(number as u64));
+        }
+        assert!(wanted.is_full());
+        assert_eq!(wanted.make_room(|_| false), [] as [IpAddr; 0]);
+        for number in 1..MAX_WANTED {
+            wanted.set_answered(address(number), true);
+        }
+        let is_known = |known: IpAddr| known == address(1);
+        let mut gone = wanted.make_room(is_known);
+        gone.sort();
+        let expected: Vec<IpAddr> = (2..2 + MADE_ROOM).map(address).collect();
+        assert_eq!(gone, expected);
+        for address in gone {
+            wanted.remove(address);
+        }
+        assert!(!wanted.is_full());
+    }
+
+    #[test]
+    fn own_workloads_come_and_go() {
+        let set = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
+        let mut own = OwnWorkloads::default();
+        assert_eq!(own.replace(set(&["a"])), (vec!["a".into()], vec![]));
+        assert_eq!(own.replace(set(&["b"])), (vec!["b".into()], vec!["a".into()]));
+        assert_eq!(own.replace(set(&["b"])), (vec![], vec![]));
+    }
+}
