@@ -441,7 +441,10 @@ impl Joiner {
         let Some(path) = local.netns.clone() else {
             return Err(io::Error::new(io::ErrorKind::NotFound, NO_NETNS));
         };
-        let netns = Arc::new(Netns::open(&path)?);
+        let unopened = |error: io::Error| {
+            io::Error::new(error.kind(), format!("opening its network namespace {}: {error}", path.display()))
+        };
+        let netns = Arc::new(Netns::open(&path).map_err(unopened)?);
         let (cookie, inode) = (netns.cookie(), inode(&path)?);
         let listeners = in_pod::listeners(&netns, self.workers, &local.addresses)?;
         let pod = Arc::new(Pod {

@@ -199,7 +199,8 @@ impl Plugin<'_> {
             name: pod.name.clone(),
             uid: pod.uid.clone(),
             container: attachment.container.clone(),
-            netns: attachment.netns().to_owned(),
+            // Runtimes say /var/run, which is a link to /run on a host and need not be one where the agent looks.
+            netns: attachment.netns().canonicalize().unwrap_or_else(|_| attachment.netns().to_owned()),
             addresses,
         });
         Ok((result.get(), sandbox))
