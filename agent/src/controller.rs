@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use weft_control::cluster::{self, Leadership};
+use weft_control::cluster::{self, Leadership, Member};
 use weft_control::serve::{
     Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, TokenReviews, World,
 };
@@ -82,7 +82,9 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
             let updates = kubernetes::start(&client, translation, &tasks);
             let signing =
                 cluster::authority::follow(&client, namespace, &options.trust_domain, Arc::clone(&clock), &tasks);
-            let leadership = cluster::lead(&client, namespace, &host_name(), &signing, &tasks);
+            let (name, root_namespace) = (host_name(), &options.root_namespace);
+            let member = Member { namespace, name: &name, root_namespace };
+            let leadership = cluster::lead(&client, member, &signing, &tasks);
             monitored.leadership.get_or_init(|| leadership);
             (None, updates, reviews, signing)
         }

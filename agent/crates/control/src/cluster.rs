@@ -22,6 +22,7 @@
 
 pub mod authority;
 mod lease;
+mod statuses;
 mod trust_bundle;
 
 use std::future::Future;
@@ -48,14 +49,29 @@ impl Leadership {
     }
 }
 
-/// Takes part in the election of the leader of `namespace`, and does its duties whenever this controller is it, in a task
-/// of `tasks`. `name` tells people who the leader is. Told to end, it lets go of the Lease.
+/// One of a cluster's controllers.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    /// The namespace of the controllers, where their Lease is.
+    pub namespace: &'a str,
+    /// Its name, by which people know who the leader is.
+    pub name: &'a str,
+    /// The namespace whose policies hold for the whole mesh.
+    pub root_namespace: &'a str,
+}
+
+/// Takes part in the election of the leader, and does its duties whenever this controller is it, in a task of `tasks`.
+/// Told to end, it lets go of the Lease.
 #[must_use]
-pub fn lead(client: &Client, namespace: &str, name: &str, signing: &Signing, tasks: &Tasks) -> Leadership {
+pub fn lead(client: &Client, member: Member<'_>, signing: &Signing, tasks: &Tasks) -> Leadership {
     let (leads, leadership) = watch::channel(false);
-    let election = lease::Election::new(client, namespace, name);
-    let (client, signing) = (client.clone(), signing.clone());
-    let duties = move || trust_bundle::keep(client.clone(), signing.clone());
+    let election = lease::Election::new(client, member.namespace, member.name);
+    let (client, signing, root_namespace) = (client.clone(), signing.clone(), member.root_namespace.to_owned());
+    let duties = move || {
+        let bundle = trust_bundle::keep(client.clone(), signing.clone());
+        let statuses = statuses::keep(client.clone(), root_namespace.clone());
+        async { tokio::join!(bundle, statuses).0 }
+    };
     tasks.spawn("leader", election.take_part(duties, leads, tasks.shutdown()));
     Leadership(leadership)
 }

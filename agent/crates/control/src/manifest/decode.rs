@@ -206,7 +206,12 @@ impl Part {
 /// Reads an object that an API server has.
 pub(super) fn object_of_cluster(kind: Kind, tree: &Value, interner: &mut Interner) -> (Option<Entry>, Vec<Problem>) {
     let mut notes = Notes::default();
-    let (id, reading) = match understood(kind, tree, Scrutiny::Lenient, interner, &mut notes) {
+    let scrutiny = match kind {
+        // A condition that is not known here must not be taken for none: without it a rule would allow more.
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication => Scrutiny::Normal,
+        _ => Scrutiny::Lenient,
+    };
+    let (id, reading) = match understood(kind, tree, scrutiny, interner, &mut notes) {
         Some(object) if notes.has_errors() => (Some(object.id()), Reading::Invalid(Some(object))),
         Some(object) => (Some(object.id()), Reading::Valid(object)),
         None => {

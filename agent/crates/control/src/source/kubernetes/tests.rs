@@ -204,6 +204,21 @@ fn what_stands_in_for_a_policy_that_was_never_valid_follows_its_selector() {
 }
 
 #[test]
+fn a_condition_of_a_policy_that_is_not_known_here_does_not_make_it_allow_more() {
+    let mut contents = Contents::new(TranslationOptions::default());
+    let mut policy = policy("ALLOW");
+    policy.data["spec"]["rules"][0]["from"][0]["source"]["conditionOfTheFuture"] = json!(["x"]);
+    complete(&mut contents, &[(Kind::AuthorizationPolicy, policy)]);
+    let (changes, state) = contents.flush();
+    let rules = changes.iter().find_map(|change| match change {
+        Change::PutPolicy(policy) => Some(policy.rules.len()),
+        _ => None,
+    });
+    assert_eq!(rules, Some(0), "{changes:?}");
+    assert_eq!(state.problems.len(), 1, "{:?}", state.problems);
+}
+
+#[test]
 fn fields_that_only_the_api_server_knows_are_no_problem() {
     let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     let mut service = object(json!({

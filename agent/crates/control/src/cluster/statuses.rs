@@ -1,0 +1,234 @@
+//! What of each policy is in force, said in its status.
+//!
+//! AuthorizationPolicies and PeerAuthentications get the condition `WeftAccepted`. It is `True` when all that the policy
+//! says is in force, and else `False`, with what is not in its message. Conditions of others are left as they are.
+//!
+//! A status is written only when it should be another one, at a moderate pace. Where the kind has no subresource for
+//! statuses nothing is written: for that the controller would have to be allowed to change the policies themselves.
+
+mod verdict;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_of};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_stream::{StreamExt, StreamMap};
+use verdict::Verdict;
+
+use super::{Failure, answered};
+use crate::manifest::read_object;
+use crate::object::{Interner, Kind, ObjectId};
+use crate::source::kubernetes::{Retries, resource};
+
+/// The type of the condition.
+const CONDITION: &str = "WeftAccepted";
+/// Kinds that get it.
+const KINDS: [Kind; 2] = [Kind::AuthorizationPolicy, Kind::PeerAuthentication];
+/// The least time between two writes …
+const PACE: Duration = Duration::from_millis(50);
+/// … and between two of one object: whoever always undoes them is not fought over.
+const PACE_OF_ONE: Duration = Duration::from_secs(10);
+/// How long a kind is left alone whose statuses cannot be written.
+const LEFT_ALONE: Duration = Duration::from_secs(300);
+
+/// Keeps the statuses of all policies until it is dropped.
+pub(super) async fn keep(client: Client, root_namespace: String) {
+    let mut watches = StreamMap::new();
+    for kind in KINDS {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
+        let events = watch_of(api, watcher::Config::default()).backoff(Retries::default());
+        watches.insert(kind, Box::pin(events));
+    }
+    let mut statuses = Statuses::new(root_namespace);
+    loop {
+        let next = statuses.next();
+        let is_due = async {
+            match next {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = is_due => {
+                if let Some((id, due)) = statuses.begin() {
+                    let written = write(&client, &id, &due).await;
+                    statuses.written(id, due, written);
+                }
+            }
+            Some((kind, event)) = watches.next() => match event {
+                Ok(event) => statuses.note(kind, event),
+                // The source of the mesh's description watches the same, and says what is wrong.
+                Err(error) => tracing::debug!(%kind, %error, "watching for statuses failed"),
+            },
+        }
+    }
+}
+
+/// Writes the conditions of one object, unless it was changed meanwhile.
+async fn write(client: &Client, id: &ObjectId, due: &Due) -> Result<(), Failure> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &id.namespace, &resource(id.kind));
+    let patch = json!({
+        "metadata": { "resourceVersion": due.version },
+        "status": { "conditions": due.conditions },
+    });
+    answered(api.patch_status(&id.name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
+}
+
+/// A status that is to be written.
+#[derive(Debug, PartialEq)]
+struct Due {
+    not_before: Instant,
+    /// The version of the object that it is about.
+    version: String,
+    /// All of its conditions, those of others too.
+    conditions: Vec<Value>,
+}
+
+/// The statuses that are to be written.
+struct Statuses {
+    root_namespace: String,
+    interner: Interner,
+    due: BTreeMap<ObjectId, Due>,
+    /// When objects were written to lately.
+    written: HashMap<ObjectId, Instant>,
+    /// Kinds that are left alone, until then.
+    left_alone: HashMap<Kind, Instant>,
+    /// No write before then.
+    open_at: Instant,
+}
+
+impl Statuses {
+    fn new(root_namespace: String) -> Self {
+        Self {
+            root_namespace,
+            interner: Interner::default(),
+            due: BTreeMap::new(),
+            written: HashMap::new(),
+            left_alone: HashMap::new(),
+            open_at: Instant::now(),
+        }
+    }
+
+    fn note(&mut self, kind: Kind, event: Event<DynamicObject>) {
+        match event {
+            Event::Apply(object) | Event::InitApply(object) => self.look(kind, object),
+            Event::Delete(object) => {
+                let text = |text: Option<String>| text.unwrap_or_default().into();
+                let (namespace, name) = (text(object.metadata.namespace), text(object.metadata.name));
+                self.due.remove(&ObjectId { kind, namespace, name });
+            }
+            Event::Init => {}
+            // What was deleted unseen is found out by writing to it.
+            Event::InitDone => self.interner.forget_unused(),
+        }
+    }
+
+    /// Notes an object whose status should be another.
+    fn look(&mut self, kind: Kind, mut object: DynamicObject) {
+        object.metadata.managed_fields = None;
+        let (generation, version) = (object.metadata.generation, object.metadata.resource_version.clone());
+        let Ok(tree) = serde_json::to_value(object) else { return };
+        let (Some(entry), problems) = read_object(kind, &tree, &mut self.interner) else { return };
+        let id = entry.id;
+        let verdict = Verdict::of(&id, &entry.reading, &problems, &self.root_namespace);
+        let conditions = tree.pointer("/status/conditions").and_then(Value::as_array);
+        let conditions = conditions_with(conditions.map_or(&[][..], Vec::as_slice), &verdict, generation);
+        let now = Instant::now();
+        match (conditions, version) {
+            (Some(conditions), Some(version)) => {
+                let of_one = self.written.get(&id).map_or(now, |written| *written + PACE_OF_ONE);
+                let of_kind = self.left_alone.get(&kind).copied().unwrap_or(now);
+                self.due.insert(id, Due { not_before: of_one.max(of_kind).max(now), version, conditions });
+            }
+            _ => {
+                self.due.remove(&id);
+            }
+        }
+    }
+
+    /// When there is something to write, if nothing else happens.
+    fn next(&self) -> Option<Instant> {
+        self.due.values().map(|due| due.not_before.max(self.open_at)).min()
+    }
+
+    /// Takes out what is to be written now.
+    fn begin(&mut self) -> Option<(ObjectId, Due)> {
+        let now = Instant::now();
+        let (id, _) = self.due.iter().find(|(_, due)| due.not_before.max(self.open_at) <= now)?;
+        let id = id.clone();
+        self.due.remove_entry(&id)
+    }
+
+    /// Notes how a write has ended.
+    fn written(&mut self, id: ObjectId, due: Due, written: Result<(), Failure>) {
+        let now = Instant::now();
+        self.open_at = now + PACE;
+        self.written.retain(|_, written| *written + PACE_OF_ONE > now);
+        match written {
+            Ok(()) => {
+                self.written.insert(id, now);
+            }
+            // It was changed or removed meanwhile; the watch says what is to be done now.
+            Err(failure) if failure.code == 409 || (failure.code == 404 && failure.is_object) => {}
+            Err(failure) if matches!(failure.code, 403..=405) => {
+                let hint = match failure.code {
+                    403 => "the ClusterRole must allow patch of its status",
+                    _ => "its CustomResourceDefinition has no subresource for the status",
+                };
+                let kind = id.kind;
+                if !self.left_alone.contains_key(&kind) {
+                    tracing::warn!(%kind, error = failure.text, "statuses cannot be written: {hint}");
+                }
+                let until = now + LEFT_ALONE;
+                self.left_alone.insert(kind, until);
+                self.due.insert(id, due);
+                let same_kind = self.due.iter_mut().filter(|(id, _)| id.kind == kind);
+                same_kind.for_each(|(_, due)| due.not_before = until);
+            }
+            Err(failure) => {
+                tracing::debug!(object = %id, error = failure.text, "a status could not be written; trying again");
+                self.due.entry(id).or_insert(Due { not_before: now + PACE_OF_ONE, ..due });
+            }
+        }
+    }
+}
+
+/// The conditions that an object should have, if they are other than those that it has.
+fn conditions_with(conditions: &[Value], verdict: &Verdict, generation: Option<i64>) -> Option<Vec<Value>> {
+    let is_own = |condition: &&Value| condition["type"] == CONDITION;
+    let own = conditions.iter().find(is_own);
+    let status = if verdict.is_accepted { "True" } else { "False" };
+    let has_status = |condition: &Value| condition["status"] == status;
+    if let Some(own) = own
+        && conditions.iter().filter(is_own).count() == 1
+        && has_status(own)
+        && own["reason"] == verdict.reason
+        && own["message"] == *verdict.message
+        && own["observedGeneration"].as_i64() == generation
+    {
+        return None;
+    }
+    let since = own.filter(|own| has_status(own)).map(|own| own["lastTransitionTime"].clone());
+    let since = since.filter(Value::is_string).or_else(|| serde_json::to_value(Time(Timestamp::now())).ok());
+    let mut wanted: Vec<Value> = conditions.iter().filter(|condition| !is_own(condition)).cloned().collect();
+    wanted.push(json!({
+        "type": CONDITION,
+        "status": status,
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "observedGeneration": generation,
+        "lastTransitionTime": since,
+    }));
+    Some(wanted)
+}
+
+#[cfg(test)]
+mod tests;

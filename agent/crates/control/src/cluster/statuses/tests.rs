@@ -1,0 +1,104 @@
+use super::*;
+
+fn policy(spec: Value, conditions: Value) -> DynamicObject {
+    let tree = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": { "name": "p", "namespace": "shop", "generation": 3, "resourceVersion": "17" },
+        "spec": spec, "status": { "conditions": conditions },
+    });
+    serde_json::from_value(tree).expect("the object is well-formed")
+}
+
+/// What is to be written about a policy now.
+fn due(statuses: &mut Statuses, object: DynamicObject) -> Option<Due> {
+    statuses.note(Kind::AuthorizationPolicy, Event::Apply(object));
+    statuses.begin().map(|(_, due)| due)
+}
+
+fn statuses() -> Statuses {
+    Statuses::new("istio-system".to_owned())
+}
+
+fn rule() -> Value {
+    json!({ "from": [{ "source": { "namespaces": ["shop"] } }] })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_is_told_whether_it_is_in_force_and_what_in_it_cannot_be() {
+    let layer_7 = json!({ "to": [{ "operation": { "paths": ["/admin"] } }] });
+    for (spec, status, reason, part) in [
+        (json!({ "rules": [rule()] }), "True", "Accepted", "in force"),
+        (
+            json!({ "rules": [rule(), layer_7] }),
+            "False",
+            "PartlyInForce",
+            "spec.rules[1].to[0].operation.paths 'paths' needs layer 7",
+        ),
+        (json!({ "action": "PERHAPS" }), "False", "Invalid", "spec.action 'PERHAPS' is not an action"),
+        (json!({ "action": "AUDIT" }), "False", "Invalid", "without one nothing is: spec.action AUDIT"),
+        (json!({ "rules": 7 }), "False", "Invalid", "not in force as it is written"),
+    ] {
+        let due = due(&mut statuses(), policy(spec.clone(), json!([]))).unwrap_or_else(|| panic!("{spec}: nothing"));
+        let [condition] = &due.conditions[..] else { panic!("{due:?}") };
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!(status), &json!(reason)), "{spec}");
+        assert!(condition["message"].as_str().is_some_and(|message| message.contains(part)), "{condition}");
+        assert_eq!((&condition["observedGeneration"], &*due.version), (&json!(3), "17"));
+        assert!(condition["lastTransitionTime"].is_string(), "{condition}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_written_only_when_it_should_be_another_and_those_of_others_stay() {
+    let other = json!({ "type": "ZtunnelAccepted", "status": "True", "whatever": 1 });
+    let spec = json!({ "rules": [rule()] });
+    let first = due(&mut statuses(), policy(spec.clone(), json!([other]))).expect("it has none");
+    assert_eq!((first.conditions.len(), &first.conditions[0]), (2, &other));
+    let written = policy(spec, json!(first.conditions));
+    assert_eq!(due(&mut statuses(), written), None);
+
+    // While the status stays, so does the time since when it is so.
+    let mut since = first.conditions.clone();
+    since[1]["lastTransitionTime"] = json!("2020-01-01T00:00:00Z");
+    since[1]["message"] = json!("another");
+    let again = due(&mut statuses(), policy(json!({ "rules": [rule()] }), json!(since))).expect("it is another");
+    assert_eq!(again.conditions[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
+    let changed = due(&mut statuses(), policy(json!({ "action": "PERHAPS" }), json!(since))).expect("it is another");
+    assert_ne!(changed.conditions[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_keep_a_pace_and_a_kind_without_statuses_is_left_alone() {
+    let mut statuses = statuses();
+    let spec = || policy(json!({ "rules": [rule()] }), json!([]));
+    let first = due(&mut statuses, spec()).expect("it has none");
+    let id = ObjectId { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "p".into() };
+    statuses.written(id.clone(), first, Ok(()));
+    assert_eq!(due(&mut statuses, spec()), None, "somebody has undone it");
+    assert_eq!(statuses.next(), Some(Instant::now() + PACE_OF_ONE));
+    tokio::time::advance(PACE_OF_ONE).await;
+    let (id, again) = statuses.begin().expect("it is time");
+    let failure = Failure { code: 404, is_object: false, text: "no such thing".to_owned() };
+    statuses.written(id, again, Err(failure));
+    assert_eq!(statuses.next(), Some(Instant::now() + LEFT_ALONE));
+
+    // An object that is gone is no reason to leave its kind alone.
+    tokio::time::advance(LEFT_ALONE).await;
+    let (id, again) = statuses.begin().expect("it is time");
+    let failure = Failure { code: 404, is_object: true, text: "no such object".to_owned() };
+    statuses.written(id, again, Err(failure));
+    assert_eq!(statuses.next(), None);
+}
+
+#[test]
+fn a_peer_authentication_that_cannot_count_is_told_so() {
+    let tree = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": { "name": "p", "namespace": "istio-system" },
+        "spec": { "selector": { "matchLabels": { "app": "a" } }, "mtls": { "mode": "STRICT" } },
+    });
+    let (entry, problems) = read_object(Kind::PeerAuthentication, &tree, &mut Interner::default());
+    let entry = entry.expect("it has a name");
+    let of = |root: &str| Verdict::of(&entry.id, &entry.reading, &problems, root);
+    assert_eq!((of("istio-system").is_accepted, of("istio-system").reason), (false, "NoEffect"));
+    assert_eq!((of("mesh").is_accepted, of("mesh").reason), (true, "Accepted"));
+}
