@@ -1,7 +1,12 @@
 //! Tokens of service accounts, judged by the API server.
 
-use std::sync::Arc;
+mod cache;
+mod claims;
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cache::Reviewed;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -10,6 +15,8 @@ use super::authenticate::{Authenticating, AuthenticationError, Authenticator, Ca
 
 /// Whom a token must be for: the audience that Istio's agents ask for as well.
 const AUDIENCE: &str = "istio-ca";
+/// How long a review may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 /// What the API server says of the pod that a token was made for.
 const POD: &str = "authentication.kubernetes.io/pod-name";
 /// What it says of that pod's node (Kubernetes 1.32 and later).
@@ -17,10 +24,14 @@ const NODE: &str = "authentication.kubernetes.io/node-name";
 
 /// Asks the API server who a token belongs to (`authentication.k8s.io/v1` TokenReview). Only the service accounts of
 /// agents are let in: who shows their token on a node may have certificates for whatever runs there.
+///
+/// What it said of a good token is remembered for up to a minute, and it is asked about few tokens at one time: agents
+/// that all connect again do not drown it.
 pub struct TokenReviews {
     reviews: Api<TokenReview>,
     /// As `namespace/name`.
     accounts: Vec<String>,
+    reviewed: Reviewed,
 }
 
 impl std::fmt::Debug for TokenReviews {
@@ -33,15 +44,17 @@ impl TokenReviews {
     /// Lets in these service accounts, each as `namespace/name`.
     #[must_use]
     pub fn new(client: Client, accounts: Vec<String>) -> Self {
-        Self { reviews: Api::all(client), accounts }
+        Self { reviews: Api::all(client), accounts, reviewed: Reviewed::default() }
     }
 
     async fn review(&self, token: &str) -> Result<Caller, AuthenticationError> {
         let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.to_owned() };
         let review = TokenReview { spec, ..TokenReview::default() };
-        let reviewed = self.reviews.create(&PostParams::default(), &review).await;
-        let reviewed =
-            reviewed.map_err(|error| AuthenticationError::Unavailable(format!("asking the API server: {error}")))?;
+        let unavailable = |reason: String| AuthenticationError::Unavailable(format!("asking the API server: {reason}"));
+        let reviewed = tokio::time::timeout(ANSWER_WITHIN, self.reviews.create(&PostParams::default(), &review)).await;
+        let reviewed = reviewed
+            .map_err(|_| unavailable(format!("no answer in {} s", ANSWER_WITHIN.as_secs())))?
+            .map_err(|error| unavailable(error.to_string()))?;
         let status = reviewed.status.unwrap_or_default();
         if status.authenticated != Some(true) {
             let reason = status.error.unwrap_or_else(|| "it is none, or has expired".to_owned());
@@ -57,7 +70,7 @@ impl TokenReviews {
 
 impl Authenticator for TokenReviews {
     fn authenticate<'a>(&'a self, token: &'a str) -> Authenticating<'a> {
-        Box::pin(self.review(token))
+        Box::pin(self.reviewed.caller(token, SystemTime::now(), || self.review(token)))
     }
 }
 
