@@ -3,6 +3,8 @@
 //!
 //! Takes the kit that `cargo xtask cluster build` has built, or the one that `WEFT_CLUSTER_KIT` names.
 
+mod authority;
+mod control_plane;
 mod controller;
 
 use std::fs;
