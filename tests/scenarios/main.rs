@@ -12,6 +12,7 @@ mod stranger;
 // The scenarios.
 mod address_reuse;
 mod capture;
+mod cni;
 mod configuration;
 mod control_plane;
 mod ending;

@@ -45,8 +45,14 @@ pub(crate) const WORLD: &[Package] = &[
 ];
 
 /// For the tests, beyond [`WORLD`].
-pub(crate) const TESTS: &[Package] =
-    &[Package { name: "nodejs", sign: Sign::Program("node"), purpose: "its HTTP/2 is libnghttp2's, a foreign peer" }];
+pub(crate) const TESTS: &[Package] = &[
+    Package { name: "nodejs", sign: Sign::Program("node"), purpose: "its HTTP/2 is libnghttp2's, a foreign peer" },
+    Package {
+        name: "containernetworking-plugins",
+        sign: Sign::File("/usr/lib/cni/bridge"),
+        purpose: "real CNI plug-ins, for Weft's to stand behind",
+    },
+];
 
 /// For the nodes of a Kubernetes.
 pub(crate) const CLUSTER: &[Package] = &[
