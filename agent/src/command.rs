@@ -74,7 +74,7 @@ enum Command {
     ///
     /// What to do is in variables (CNI_COMMAND and others) and on standard input, as the CNI specification has it.
     Cni,
-    /// Remove every trace of a node's capture from the kernel
+    /// Remove every trace of a node's capture from the kernel, and its CNI plug-in
     ///
     /// Its pods talk in clear from then on. Stop the agent first: SIGTERM alone never removes capture.
     Uninstall(uninstall::UninstallArgs),

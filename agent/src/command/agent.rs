@@ -331,6 +331,12 @@ impl AgentArgs {
                 mistakes.push(format!("{flag} {}: must be an absolute path", folder.display()));
             }
         }
+        // The plug-in is started by others, in folders of theirs.
+        let cni = self.cni.into_folders();
+        if cni.is_some() && !self.state_dir.is_absolute() {
+            let folder = self.state_dir.display();
+            mistakes.push(format!("--state-dir {folder}: must be an absolute path where there is a CNI plug-in"));
+        }
         // Shorter than that, clocks that differ a little and one slow answer of the authority would end connections.
         if self.certificate_lifetime < Duration::from_secs(60) {
             mistakes.push("--certificate-lifetime: at least 1m".to_owned());
@@ -377,7 +383,7 @@ impl AgentArgs {
             cgroup_root: self.cgroup_root,
             drain_deadline: self.drain_deadline,
             control_planes,
-            cni: self.cni.into_folders(),
+            cni,
         })
     }
 }

@@ -13,6 +13,15 @@ use crate::sandbox::{BoxFuture, Verdict};
 #[derive(Default)]
 struct Noted(Mutex<Vec<Value>>);
 
+/// Notes that a question was dropped before its answer.
+struct Dropped<'a>(&'a Noted);
+
+impl Drop for Dropped<'_> {
+    fn drop(&mut self) {
+        self.0.note(json!("dropped"));
+    }
+}
+
 impl Noted {
     fn note(&self, what: Value) {
         self.0.lock().unwrap().push(what);
@@ -24,7 +33,10 @@ impl Sandboxes for Noted {
         self.note(json!({ "add": sandbox }));
         Box::pin(async move {
             match sandbox.name.as_str() {
-                "slow" => std::future::pending().await,
+                "slow" => {
+                    let _dropped = Dropped(self);
+                    std::future::pending().await
+                }
                 "broken" => Err("its network namespace is gone".to_owned()),
                 _ => Ok(Verdict::Enrolled),
             }
@@ -136,4 +148,21 @@ async fn a_node_full_of_pods_that_wait_leaves_room_for_an_operator() {
     }
     let (status, _) = running.ask("GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn a_runtime_that_gives_up_is_no_longer_waited_for() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let noted = Arc::new(Noted::default());
+    let running = Running::with(Some(noted.clone()));
+    let mut stream = UnixStream::connect(running.socket()).await.unwrap();
+    stream.write_all(post("/v1/cni/add", &sandbox("slow")).as_bytes()).await.unwrap();
+    for (expected, stream) in [(1, Some(stream)), (2, None)] {
+        while noted.0.lock().unwrap().len() < expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(stream);
+    }
+    assert_eq!(noted.0.lock().unwrap()[1], json!("dropped"));
 }

@@ -72,6 +72,9 @@ impl Form {
                 if plugin.kind.is_empty() {
                     return Err(NotANetwork::Wrong("it names no plug-in"));
                 }
+                if plugin.kind == NAME {
+                    return Err(NotANetwork::Wrong("it has no plug-ins"));
+                }
             }
         }
         if head.name.is_empty() {

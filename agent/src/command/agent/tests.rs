@@ -141,3 +141,12 @@ fn all_mistakes_are_shown_at_once() {
         assert!(error.contains(part), "{part} is missing in {error}");
     }
 }
+
+#[test]
+fn a_plug_in_that_others_start_is_told_absolute_paths() {
+    let cni = ["--cni-conf-dir", "/c", "--cni-bin-dir", "/b"];
+    let mistake = options(&[&cni[..], &["--state-dir", "state"]].concat()).unwrap_err();
+    assert!(mistake.contains("--state-dir state: must be an absolute path"), "{mistake}");
+    assert!(options(&["--state-dir", "state"]).is_ok_and(|options| options.cni.is_none()));
+    assert!(options(&cni).is_ok_and(|options| options.cni.is_some()));
+}

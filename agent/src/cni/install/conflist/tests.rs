@@ -101,7 +101,13 @@ fn what_configures_no_network_is_left_alone() {
     for list in lists {
         assert!(Form::List.check(list).is_err(), "{list}");
     }
-    for single in ["", "{}", r#"{"name":"p","cniVersion":"1.0.0"}"#, r#"{"type":"a","cniVersion":"1.0.0"}"#] {
+    for single in [
+        "",
+        "{}",
+        r#"{"name":"p","cniVersion":"1.0.0"}"#,
+        r#"{"type":"a","cniVersion":"1.0.0"}"#,
+        r#"{"type":"weft-cni","name":"p","cniVersion":"1.0.0"}"#,
+    ] {
         assert!(Form::Single.check(single).is_err(), "{single}");
     }
 }
@@ -116,4 +122,52 @@ fn a_single_plug_in_becomes_the_first_of_a_list() {
     let list: Value = serde_json::from_str(&list).unwrap();
     assert_eq!((&list["name"], &list["cniVersion"]), (&json!("p\"q"), &json!("0.4.0")));
     assert_eq!(list["plugins"][1], entry().0);
+}
+
+/// Texts that are nearly lists: bytes of the ones above changed, doubled, left out. The same ones each time.
+fn nearly_lists() -> impl Iterator<Item = String> {
+    let mut state = 1_u64;
+    let mut draw = move |below: usize| {
+        // Knuth's MMIX generator: its upper bits are good enough to choose a byte.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits") % below
+    };
+    let entry = format!(",{WRITTEN}");
+    (0..20_000).filter_map(move |_| {
+        let mut bytes = LISTS[draw(LISTS.len())].as_bytes().to_vec();
+        for _ in 0..=draw(3) {
+            let at = draw(bytes.len());
+            match draw(4) {
+                0 => bytes[at] = b"{}[],:\" \\n1a"[draw(12)],
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, b"{}[],:\" \\n1a"[draw(12)]),
+                _ => drop(bytes.splice(at..at, entry.bytes())),
+            }
+        }
+        String::from_utf8(bytes).ok()
+    })
+}
+
+#[test]
+fn whatever_a_file_holds_it_is_edited_rightly_or_refused() {
+    let mut edited = 0;
+    for text in nearly_lists() {
+        let Ok(with) = insert(&text, &entry()) else {
+            continue;
+        };
+        edited += 1;
+        let clean = match remove(&text).expect("what can be edited") {
+            Edited::Same => text.clone(),
+            Edited::Changed(clean) => clean,
+        };
+        match with {
+            Edited::Same => assert_ne!(clean, text),
+            Edited::Changed(with) => {
+                let list: Value = serde_json::from_str(&with).expect("JSON");
+                assert_eq!(list["plugins"].as_array().and_then(|plugins| plugins.last()), Some(&entry().0), "{text}");
+                assert_eq!(remove(&with).expect("a list"), Edited::Changed(clean), "{text}");
+            }
+        }
+    }
+    assert!(edited > 1000, "only {edited} of the texts were lists");
 }
