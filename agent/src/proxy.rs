@@ -227,8 +227,8 @@ pub(crate) enum Command {
     Forget { pod: Arc<Pod> },
     /// List the live connections.
     Connections { reply: oneshot::Sender<Vec<Connection>> },
-    /// Where connections go, or went since this was last asked. On demand.
-    Destinations { reply: oneshot::Sender<HashSet<IpAddr>> },
+    /// Tell whom the pods have connections with, or had some to since this was last asked. On demand.
+    TalkedTo { reply: oneshot::Sender<HashSet<IpAddr>> },
     /// Count flows and tunnels.
     Count { reply: oneshot::Sender<(usize, usize)> },
     /// Take no more connections, and tell peers so.
@@ -293,9 +293,9 @@ impl Proxy {
         self.ask(|reply| Command::Connections { reply }).await.into_iter().flatten().collect()
     }
 
-    /// Where connections of this node's pods go, or went since this was last asked. Told on demand only.
-    pub async fn destinations(&self) -> HashSet<IpAddr> {
-        self.ask(|reply| Command::Destinations { reply }).await.into_iter().flatten().collect()
+    /// Whom this node's pods have connections with, or had some to since this was last asked. On demand.
+    pub async fn talked_to(&self) -> HashSet<IpAddr> {
+        self.ask(|reply| Command::TalkedTo { reply }).await.into_iter().flatten().collect()
     }
 
     /// How many flows and tunnels there are.

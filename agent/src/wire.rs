@@ -415,7 +415,7 @@ async fn watch_use(proxy: Arc<Proxy>, seen: mpsc::Sender<HashSet<IpAddr>>) {
     let mut interval = tokio::time::interval(USE_INTERVAL);
     loop {
         interval.tick().await;
-        if seen.send(proxy.destinations().await).await.is_err() {
+        if seen.send(proxy.talked_to().await).await.is_err() {
             return;
         }
     }

@@ -12,19 +12,34 @@ use weft_tests::{Agent, Metrics, Node, Pod, PodSpec, Process, World, eventually,
 use crate::client::{Conversation, assert_answered, eventually_answered, eventually_refused};
 use crate::pair::{NAMESPACE, authorization, serve};
 
-/// A controller on a host of its own, two nodes whose agents follow it, and a pod on each.
-struct Mesh {
-    agents: [Agent; 2],
-    client: Pod,
-    server: Pod,
-    controller: Process,
-    address: SocketAddr,
-    nodes: [Node; 2],
-    world: World,
+/// What agents ask the controller for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    OnDemand,
+    Wildcard,
+}
+
+/// What holds whatever is asked for.
+const BOTH: [Mode; 2] = [Mode::OnDemand, Mode::Wildcard];
+
+/// A controller on the first node, two nodes whose agents follow it, and a pod on each.
+pub(crate) struct Mesh {
+    pub(crate) agents: [Agent; 2],
+    pub(crate) client: Pod,
+    pub(crate) server: Pod,
+    pub(crate) controller: Process,
+    pub(crate) address: SocketAddr,
+    pub(crate) nodes: [Node; 2],
+    pub(crate) world: World,
 }
 
 impl Mesh {
-    fn start() -> Result<Self> {
+    pub(crate) fn start(mode: Mode) -> Result<Self> {
+        Self::with(mode, &[])
+    }
+
+    /// Both agents get these arguments as well.
+    pub(crate) fn with(mode: Mode, arguments: &[&str]) -> Result<Self> {
         let world = World::new()?;
         world.namespace(NAMESPACE, &[])?;
         world.enrol(NAMESPACE)?;
@@ -40,15 +55,24 @@ impl Mesh {
         }
         fs::write(world.folder().join("tokens"), tokens)?;
         let controller = start_controller(&world, &nodes[0], address)?;
-        let agent = |node: &Node| join(&world, node, address).start();
+        // On demand is what an agent does that is not told otherwise.
+        let mode_arguments: &[&str] = if mode == Mode::Wildcard { &["--discovery-mode", "wildcard"] } else { &[] };
+        let agent = |node: &Node| join(&world, node, address).with(mode_arguments).with(arguments).start();
         let mesh =
             Self { agents: [agent(&nodes[0])?, agent(&nodes[1])?], client, server, controller, address, nodes, world };
         mesh.agents[0].wait_enrolled(&mesh.client)?;
         mesh.agents[1].wait_enrolled(&mesh.server)?;
-        for agent in &mesh.agents {
+        let knowing = if mode == Mode::Wildcard { &mesh.agents[..] } else { &mesh.agents[1..] };
+        for agent in knowing {
             agent.wait_for_protocol(&mesh.server, "hbone")?;
         }
         Ok(mesh)
+    }
+
+    /// Starts the controller again after it was killed.
+    pub(crate) fn restart_controller(&mut self) -> Result<()> {
+        self.controller = start_controller(&self.world, &self.nodes[0], self.address)?;
+        Ok(())
     }
 }
 
@@ -102,24 +126,28 @@ fn join(world: &World, node: &Node, controller: SocketAddr) -> weft_tests::Agent
 
 #[test]
 fn agents_carry_traffic_by_what_the_controller_says_and_under_its_certificates() -> Result<()> {
-    let mesh = Mesh::start()?;
-    let server = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
-    let tap = mesh.nodes[1].tap()?;
-    assert_answered(&mesh.client, mesh.server.at(8080))?;
-    tap.stop()?.is_only_tls(mesh.client.ip(), mesh.server.ip(), 15008)?;
-    assert_eq!(server.seen()[0].peer.ip().to_canonical(), mesh.client.ip());
-    ensure!(!mesh.world.ca_folder().join("ca-key.pem").exists(), "an agent has made an authority of its own");
-    eventually("the grants are on record", || {
-        let log = mesh.controller.stderr();
-        Ok((log.contains("audit") && log.contains(&mesh.client.identity()) && log.contains(&mesh.server.identity()))
+    for mode in BOTH {
+        let mesh = Mesh::start(mode)?;
+        let server = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
+        let tap = mesh.nodes[1].tap()?;
+        assert_answered(&mesh.client, mesh.server.at(8080))?;
+        tap.stop()?.is_only_tls(mesh.client.ip(), mesh.server.ip(), 15008)?;
+        assert_eq!(server.seen()[0].peer.ip().to_canonical(), mesh.client.ip());
+        ensure!(!mesh.world.ca_folder().join("ca-key.pem").exists(), "an agent has made an authority of its own");
+        eventually("the grants are on record", || {
+            let log = mesh.controller.stderr();
+            Ok((log.contains("audit")
+                && log.contains(&mesh.client.identity())
+                && log.contains(&mesh.server.identity()))
             .then_some(()))
-    })?;
+        })?;
+    }
     Ok(())
 }
 
 #[test]
 fn a_controller_says_how_it_fares() -> Result<()> {
-    let mesh = Mesh::start()?;
+    let mesh = Mesh::start(Mode::OnDemand)?;
     let ask = |url: &str| mesh.nodes[0].run(&["curl", "--silent", "--show-error", "--fail", url])?.success();
     ensure!(ask("http://127.0.0.1:15016/healthz/ready")? == "ready\n", "the controller is not ready");
     let metrics = Metrics::parse(&ask("http://127.0.0.1:15014/metrics")?)?;
@@ -145,38 +173,46 @@ fn a_controller_says_how_it_fares() -> Result<()> {
 
 #[test]
 fn a_change_of_policy_reaches_the_agents_and_ends_the_connections_that_it_forbids() -> Result<()> {
-    let mesh = Mesh::start()?;
-    let _echo = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
-    let mut live = Conversation::open(&mesh.client, mesh.server.at(8080))?;
-    let deny = "  action: DENY\n  rules:\n    - from:\n        - source:\n            principals: [\"cluster.local/ns/shop/sa/client\"]";
-    mesh.world.config().put("policy", &authorization("deny", deny))?;
-    live.wait_for_reset()?;
-    eventually_refused(&mesh.client, mesh.server.at(8080))?;
-    mesh.world.config().remove("policy")?;
-    eventually_answered(&mesh.client, mesh.server.at(8080))
+    for mode in BOTH {
+        let mesh = Mesh::start(mode)?;
+        let _echo = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
+        let mut live = Conversation::open(&mesh.client, mesh.server.at(8080))?;
+        let deny = "  action: DENY\n  rules:\n    - from:\n        - source:\n            principals: [\"cluster.local/ns/shop/sa/client\"]";
+        mesh.world.config().put("policy", &authorization("deny", deny))?;
+        live.wait_for_reset()?;
+        eventually_refused(&mesh.client, mesh.server.at(8080))?;
+        mesh.world.config().remove("policy")?;
+        eventually_answered(&mesh.client, mesh.server.at(8080))?;
+    }
+    Ok(())
 }
 
 #[test]
 fn without_the_controller_agents_go_on_with_what_they_know_and_catch_up_when_it_is_back() -> Result<()> {
-    let mut mesh = Mesh::start()?;
-    let _echo = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
-    let mut live = Conversation::open(&mesh.client, mesh.server.at(8080))?;
-    mesh.controller.kill()?;
-    live.exchange()?;
-    assert_answered(&mesh.client, mesh.server.at(8080)).context("while the controller is away")?;
-    // What changes meanwhile is learnt when it is back.
-    let late = mesh.nodes[1].pod(PodSpec::new("late").namespace(NAMESPACE))?;
-    let _late_echo = serve(&late, 8080, weft_tests::server::Behaviour::Echo)?;
-    mesh.controller = start_controller(&mesh.world, &mesh.nodes[0], mesh.address)?;
-    mesh.agents[0].wait_for_protocol(&late, "hbone")?;
-    mesh.agents[1].wait_enrolled(&late)?;
-    eventually_answered(&mesh.client, late.at(8080))?;
-    live.exchange()
+    for mode in BOTH {
+        let mut mesh = Mesh::start(mode)?;
+        let _echo = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
+        let mut live = Conversation::open(&mesh.client, mesh.server.at(8080))?;
+        mesh.controller.kill()?;
+        live.exchange()?;
+        assert_answered(&mesh.client, mesh.server.at(8080)).context("while the controller is away")?;
+        // What changes meanwhile is learnt when it is back.
+        let late = mesh.nodes[1].pod(PodSpec::new("late").namespace(NAMESPACE))?;
+        let _late_echo = serve(&late, 8080, weft_tests::server::Behaviour::Echo)?;
+        mesh.restart_controller()?;
+        if mode == Mode::Wildcard {
+            mesh.agents[0].wait_for_protocol(&late, "hbone")?;
+        }
+        mesh.agents[1].wait_enrolled(&late)?;
+        eventually_answered(&mesh.client, late.at(8080))?;
+        live.exchange()?;
+    }
+    Ok(())
 }
 
 #[test]
 fn an_agent_with_a_wrong_token_gets_nothing_and_the_log_says_why() -> Result<()> {
-    let mesh = Mesh::start()?;
+    let mesh = Mesh::start(Mode::OnDemand)?;
     let third = mesh.world.node("c")?;
     fs::write(token_file(&mesh.world, third.label()), "made up")?;
     let mut stranger = join(&mesh.world, &third, mesh.address).start_unready()?;

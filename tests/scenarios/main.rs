@@ -23,6 +23,7 @@ mod identity;
 mod lifecycle;
 mod load;
 mod observability;
+mod on_demand;
 mod peer_authentication;
 mod policy;
 mod policy_match;

@@ -289,6 +289,24 @@ impl Pod {
         self.write_manifest()
     }
 
+    /// Writes the manifest of one that was [`PodSpec::unlisted`].
+    ///
+    /// # Errors
+    /// The configuration folder cannot be written.
+    pub fn list(&self) -> Result<()> {
+        self.spec().is_listed = true;
+        self.write_manifest()
+    }
+
+    /// Takes its manifest away; it lives on.
+    ///
+    /// # Errors
+    /// The configuration folder cannot be written, or there is none.
+    pub fn unlist(&self) -> Result<()> {
+        self.spec().is_listed = false;
+        self.shared.config.remove(&self.file())
+    }
+
     /// Sets a label, or removes it.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ pub struct DiscoveryStatus {
     pub mode: DiscoveryMode,
     /// A stream is open, and has brought something.
     pub is_connected: bool,
-    /// Policies and addresses have both been heard of, now or before.
+    /// Policies and, unless they are asked for on demand, addresses have been heard of, now or before.
     pub is_synced: bool,
     /// Why the last attempt or stream failed, if one did since the last success.
     #[serde(default, skip_serializing_if = "Option::is_none")]

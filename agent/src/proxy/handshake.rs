@@ -7,7 +7,7 @@ use super::pod::Pod;
 use super::record::Failure;
 use super::socket::Outcome;
 use super::table::Key;
-use super::tunnel::State;
+use super::tunnel::{Role, State};
 use super::worker::Worker;
 use weft_transport::{Progress, Session};
 
@@ -110,6 +110,9 @@ impl Worker {
                 tunnel.is_queued = true;
                 tunnel.gauge(&self.shared.metrics.agent).inc();
                 self.open_handshakes.ended(&tunnel.pod);
+                if let Role::Server { peer_address, .. } = tunnel.role {
+                    self.learn_of(peer_address.ip());
+                }
                 self.queue_receive(key);
                 // Those who waited first: a tunnel that drains takes no new streams.
                 self.open_waiting(key);

@@ -1,7 +1,7 @@
 //! The way in: tunnels of peers and captured plaintext connections, judged and handed to the pod's application.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,17 @@ impl Worker {
         self.timers.set(self.now + ESTABLISH_TIMEOUT, Timer::Tunnel(key));
         if let Err(error) = self.register(fd, Kind::Tunnel, key) {
             self.fail_tunnel(key, &Failure::ours(format!("watching the tunnel's socket failed: {error}")));
+        }
+    }
+
+    /// A peer has proved that it is of the mesh: which workload it is, metrics and the access log want to know. Nothing
+    /// waits for it.
+    pub(super) fn learn_of(&mut self, peer: IpAddr) {
+        if let Some(demand) = &self.shared.demand
+            && self.snapshots.load().workload_by_address(peer).is_none()
+            && !demand.is_answered(peer)
+        {
+            let _ = demand.ask(peer);
         }
     }
 

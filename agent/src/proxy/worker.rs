@@ -22,7 +22,7 @@ use super::handshake::OpenHandshakes;
 use super::held::HeldConnections;
 use super::pod::Pod;
 use super::pool::Pool;
-use super::record::Direction;
+use super::record::{Direction, Record};
 use super::table::{Key, Table};
 use super::timers::{Timer, Timers};
 use super::tunnel::{State, Tunnel};
@@ -402,8 +402,8 @@ impl Worker {
                 connections.extend(self.held_connections());
                 let _ = reply.send(connections);
             }
-            Command::Destinations { reply } => {
-                let _ = reply.send(self.destinations());
+            Command::TalkedTo { reply } => {
+                let _ = reply.send(self.talked_to());
             }
             Command::Count { reply } => {
                 let tunnels = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_in_use()).count();
@@ -448,12 +448,15 @@ impl Worker {
         }
     }
 
-    /// Where connections of the pods go, or went since this was last asked.
-    fn destinations(&mut self) -> HashSet<IpAddr> {
+    /// Whom the pods have connections with, or had some to since this was last asked.
+    fn talked_to(&mut self) -> HashSet<IpAddr> {
         let mut found = std::mem::take(&mut self.talked_to);
         let records = self.flows.iter().filter_map(|(_, flow)| flow.record.as_deref());
-        let outbound = records.filter(|record| record.direction == Direction::Outbound);
-        found.extend(outbound.map(|record| record.destination_address.ip().to_canonical()));
+        let address = |record: &Record| match record.direction {
+            Direction::Outbound => record.destination_address.ip(),
+            Direction::Inbound => record.client.ip(),
+        };
+        found.extend(records.map(|record| address(record).to_canonical()));
         found
     }
 

@@ -76,7 +76,7 @@ pub struct DiscoveryOptions {
 pub struct DiscoveryStatus {
     /// A stream is open, and has brought something.
     pub is_connected: bool,
-    /// Policies and addresses have both been heard of, now or before.
+    /// Policies and, unless they are asked for on demand, addresses have been heard of, now or before.
     pub is_synced: bool,
     /// Why the last attempt or stream failed, if one did since the last success.
     pub last_error: Option<String>,

@@ -98,8 +98,9 @@ impl Session {
         }
     }
 
+    /// On demand there may be no address to hear of: what is asked for is answered by itself.
     pub fn is_synced(&self) -> bool {
-        self.addresses.is_synced && self.policies.is_synced
+        self.policies.is_synced && (self.on_demand || self.addresses.is_synced)
     }
 
     /// What is there of a type, for the first request of a stream.
@@ -247,9 +248,6 @@ impl Session {
 
     fn put(&mut self, type_url: &str, resource: Resource) -> Result<(), String> {
         let Resource { version, resource: content, name, aliases } = resource;
-        for alias in aliases.iter().chain([&name]) {
-            self.answer(type_url, alias);
-        }
         let bytes = content.as_ref().map_or(&[][..], |content| &content.value);
         let decoded = match istio::decode(type_url, &name, bytes, &self.network) {
             Ok(decoded) => decoded,
@@ -258,6 +256,10 @@ impl Session {
                 let field = format!("{}: {}", error.resource, error.field);
                 let suggestion = "the control plane sent it: is it of a version that this agent can follow?";
                 self.report(&name, vec![problem(Severity::Error, field, error.reason, suggestion)]);
+                // Something is there, and nobody knows what: not to be taken for an answer that there is nothing.
+                for alias in aliases.iter().chain([&name]) {
+                    self.asked_first.remove(&**alias);
+                }
                 return Err(reason);
             }
         };
@@ -283,6 +285,9 @@ impl Session {
                 return Err(format!("{name}: is a removal"));
             }
         };
+        for alias in aliases.iter().map(String::as_str).chain([&*name]) {
+            self.answer(type_url, alias);
+        }
         let aliases = match self.on_demand && kind != Kind::Policy {
             true => aliases.into_iter().map(String::into_boxed_str).collect(),
             false => Box::default(),

@@ -145,6 +145,26 @@ async fn a_service_is_known_with_all_its_endpoints_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_used_is_no_answer() {
+    let plane = Plane::start().await;
+    let Change::PutWorkload(mut broken) = workload(1, &["s"]) else { unreachable!("it is one") };
+    broken.services[0].ports = vec![PortMapping { service_port: 0, target_port: 80 }];
+    plane.say(vec![Change::PutWorkload(broken), workload(2, &[]), policy("p")]).await;
+    let mut agent = Agent::start(options(&plane, true));
+    // Asked for when the stream begins, and later: others are answered.
+    agent.discovery.want([10, 0, 0, 1].into());
+    agent.discovery.want([10, 0, 0, 2].into());
+    assert_eq!(agent.answer().await, Wanted::Address([10, 0, 0, 2].into()));
+    agent.discovery.release(&Wanted::Address([10, 0, 0, 1].into()));
+    agent.discovery.want([10, 0, 0, 1].into());
+    agent.discovery.want([10, 0, 0, 3].into());
+    assert_eq!(agent.answer().await, Wanted::Address([10, 0, 0, 3].into()));
+    plane.say(vec![workload(1, &[])]).await;
+    assert_eq!(agent.answer().await, Wanted::Address([10, 0, 0, 1].into()), "it is good now");
+    assert!(agent.store.snapshot().workload(&plane::uid(1)).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_released_and_wanted_again_at_once_is_answered_anew() {
     let plane = Plane::start().await;
     plane.say(vec![workload(1, &[])]).await;
