@@ -4,6 +4,7 @@
 //! Takes the kit that `cargo xtask cluster build` has built, or the one that `WEFT_CLUSTER_KIT` names.
 
 mod authority;
+mod chart;
 mod control_plane;
 mod controller;
 

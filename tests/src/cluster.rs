@@ -28,6 +28,8 @@ mod hierarchy;
 
 mod api;
 
+pub mod chart;
+
 mod removal;
 pub use removal::{clusters, remove_cluster};
 pub(crate) use removal::{remove_clusters_of_this_process, remove_stale_clusters};

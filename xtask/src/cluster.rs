@@ -73,6 +73,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
+/// The kit of this tree with Helm in it, whatever else it lacks.
+pub(crate) fn kit_with_helm() -> Result<Kit> {
+    kit::with_helm()
+}
+
 fn up(name: &str, nodes: usize, keep_images: bool) -> Result<()> {
     if Cluster::attach(&kit::here(), name).is_ok_and(|cluster| cluster.nodes().len() == nodes) {
         progress::note(&format!("the cluster {name:?} is up already"));

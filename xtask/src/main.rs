@@ -9,6 +9,7 @@ mod cluster;
 mod demo;
 mod image;
 mod lint;
+mod manifests;
 mod progress;
 mod setup;
 mod test;
@@ -35,6 +36,8 @@ enum Command {
     Build,
     /// Pack the agent into a container image, without a container engine
     Image(image::Options),
+    /// Render the chart into deploy/weft.yaml, for those who have no Helm
+    Manifests,
     /// Check formatting, run clippy with warnings as errors, and check licences and sources of dependencies
     Lint,
     /// Run all tests: of the crates, and of the agent in a world of nodes and pods
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
             Command::Setup => setup::everything(),
             Command::Build => build::run(),
             Command::Image(options) => image::run(&options),
+            Command::Manifests => manifests::run(),
             Command::Lint => lint::run(),
             Command::Test(options) => test::run(&options),
             Command::Demo(options) => demo::run(&options),

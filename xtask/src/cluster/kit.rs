@@ -47,6 +47,14 @@ pub(super) fn build() -> Result<Kit> {
     Ok(kit)
 }
 
+/// Builds Helm alone.
+pub(super) fn with_helm() -> Result<Kit> {
+    let kit = here();
+    fs::create_dir_all(kit.folder())?;
+    helm(&kit)?;
+    Ok(kit)
+}
+
 /// The sources that only clusters need.
 pub(super) fn sources() -> PathBuf {
     workspace::root().join("tests/cluster")

@@ -1,0 +1,205 @@
+//! Weft's chart: what it renders, and what it does to a cluster.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use weft_tests::cluster::chart::{NAMESPACE, plain_manifests};
+use weft_tests::cluster::{Cluster, ClusterOptions, Kit, Machine};
+use weft_tests::{Process, eventually_within};
+
+use super::{PATIENCE, shop};
+
+/// Choices that together touch every template.
+const CHOICES: [&[&str]; 4] = [
+    &[],
+    &["crds.install=true", "createNamespace=true", "criticalPodsQuota=true", "imagePullSecrets[0].name=registry"],
+    &["controller.replicas=1", "agent.confineToNode=false", "agent.seLinuxType=", "agent.maxUnavailable=10%"],
+    &[
+        "image.digest=sha256:0123456789012345678901234567890123456789012345678901234567890123",
+        "agent.extraArgs={--workers=2}",
+    ],
+];
+
+#[test]
+fn the_plain_manifests_are_what_the_chart_renders() -> Result<()> {
+    let rendered = Kit::find()?.render_chart(&["createNamespace=true"])?;
+    let file = plain_manifests();
+    let kept = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    ensure!(kept == rendered, "{} is not what the chart renders: run `cargo xtask manifests`", file.display());
+    Ok(())
+}
+
+#[test]
+fn values_that_the_chart_does_not_have_are_refused() -> Result<()> {
+    let kit = Kit::find()?;
+    for value in ["agent.typo=1", "controler.replicas=3", "image.pullPolicy=Sometimes", "agent.discovery=http://a:1"] {
+        let name = value.split(['=', '.']).nth(1).unwrap_or_default();
+        let refused = kit.render_chart(&[value]).err().with_context(|| format!("{value} is taken"))?;
+        ensure!(format!("{refused:#}").contains(name), "{value} is refused without its name: {refused:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_definitions_in_the_chart_are_istios_own() -> Result<()> {
+    let theirs = fs::read_to_string(Kit::find()?.definitions().join("istio.yaml"))?;
+    for name in ["authorizationpolicies", "peerauthentications"] {
+        let file = weft_tests::cluster::chart::chart().join(format!("files/crds/{name}.yaml"));
+        let ours = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        ensure!(theirs.contains(&ours), "{} is not what istio.io/api has", file.display());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_api_server_takes_whatever_the_chart_renders() -> Result<()> {
+    let cluster = Cluster::start(&Kit::find()?, &ClusterOptions { nodes: 1, ..ClusterOptions::default() })?;
+    cluster.kubectl(&["create", "namespace", NAMESPACE])?.success()?;
+    for values in CHOICES {
+        let file = cluster.folder().join("rendered.yaml");
+        fs::write(&file, Kit::find()?.render_chart(values)?)?;
+        let applied = ["apply", "--dry-run=server", "--validate=strict", "--filename", &file.to_string_lossy()];
+        cluster.kubectl(&applied)?.success().with_context(|| format!("with {values:?}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn helm_installs_weft_and_leaves_each_node_as_it_was() -> Result<()> {
+    let cluster = shop()?;
+    let before = Traces::of(&cluster)?;
+    ensure!(before.pinned.is_empty(), "before it is installed nodes have {:?}", before.pinned);
+    cluster.install_weft(&["crds.install=true"])?;
+    let count = |what: &str, path: &str| -> Result<String> {
+        cluster.kubectl(&["get", what, "--namespace", NAMESPACE, &format!("--output=jsonpath={{{path}}}")])?.success()
+    };
+    ensure!(count("daemonset/weft-agent", ".status.numberReady")? == "2", "an agent on each node is ready");
+    ensure!(count("deployment/weft-controller", ".status.readyReplicas")? == "2", "two controllers are ready");
+    for node in cluster.nodes() {
+        let conflist = fs::read_to_string(node.folder().join("cni-conf/10-pods.conflist"))?;
+        ensure!(conflist.contains("\"weft-cni\""), "{} has no CNI plug-in: {conflist}", node.name());
+    }
+
+    cluster.kubectl(&["label", "namespace/default", "istio.io/dataplane-mode=ambient"])?.success()?;
+    eventually_within(PATIENCE, "the pods of the namespace are enrolled", || {
+        let path = r"--output=jsonpath={.items[*].metadata.annotations.ambient\.istio\.io/redirection}";
+        let enrolled = cluster.kubectl(&["get", "pods", path])?.success()?;
+        Ok((enrolled.split_whitespace().collect::<Vec<_>>() == ["enabled"; 3]).then_some(()))
+    })?;
+    super::both_answer(&cluster, "curl -sS --max-time 5 http://server:8080")?;
+
+    cluster.uninstall_weft()?;
+    let after = Traces::of(&cluster)?;
+    ensure!(after == before, "a node is not as it was: {before:#?}\n{after:#?}");
+    let left = cluster.kubectl(&["get", "pods", "--namespace", NAMESPACE, "--output=name"])?.success()?;
+    ensure!(left.is_empty(), "there is still {left}");
+    super::both_answer(&cluster, "curl -sS --max-time 5 http://server:8080").map(drop)
+}
+
+#[test]
+fn the_api_server_lets_an_agent_change_only_its_annotation_on_pods_of_its_own_node() -> Result<()> {
+    let cluster = shop()?;
+    // The rules alone: they hold whether an agent runs or not.
+    let folder = cluster.folder();
+    let rules = folder.join("rules.yaml");
+    fs::write(&rules, Kit::find()?.render_chart(&["createNamespace=true", "controller.replicas=0"])?)?;
+    cluster.kubectl(&["apply", "--filename", &rules.to_string_lossy()])?.success()?;
+    let within = ["--namespace", NAMESPACE];
+    let path = "--output=jsonpath={.items[?(@.spec.nodeName==\"node1\")].metadata.name}";
+    let agent = eventually_within(PATIENCE, "there is a pod of an agent on node1", || {
+        let named = [&["get", "pods", "--selector=app.kubernetes.io/name=weft-agent", path], &within[..]].concat();
+        let name = cluster.kubectl(&named)?.success()?;
+        Ok((!name.is_empty()).then_some(name))
+    })?;
+    let bound = ["--bound-object-kind=Pod", "--bound-object-name", &agent];
+    let token = cluster.kubectl(&[&["create", "token", "weft-agent"], &bound[..], &within].concat())?.success()?;
+    let header = folder.join("agent.header");
+    fs::write(&header, format!("Authorization: Bearer {}\n", token.trim()))?;
+
+    let server = cluster.kubectl(&["config", "view", "--output=jsonpath={.clusters[0].cluster.server}"])?.success()?;
+    let patch = |pod: &str, body: &str| -> Result<String> {
+        let mut curl = cluster.command("curl")?;
+        curl.args(["--silent", "--insecure", "--request", "PATCH", "--data", body]);
+        curl.args(["--header", &format!("@{}", header.display()), "--header"]);
+        curl.args([
+            "Content-Type: application/merge-patch+json",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]);
+        curl.arg(format!("{server}/api/v1/namespaces/default/pods/{pod}/status")).process_group(0);
+        Process::spawn(curl)?.finish_within(PATIENCE)?.success()
+    };
+    let own = r#"{"metadata": {"annotations": {"ambient.istio.io/redirection": "enabled"}}}"#;
+    let path = "--output=jsonpath={.items[?(@.spec.nodeName==\"node2\")].metadata.name}";
+    let elsewhere = cluster.kubectl(&["get", "pods", path])?.success()?;
+    // The API server takes a moment to know a new policy.
+    eventually_within(PATIENCE, "a pod of another node is out of reach", || {
+        Ok((patch(&elsewhere, own)? == "422").then_some(()))
+    })?;
+    ensure!(patch("client", own)? == "200", "its own annotation on a pod of its own node");
+    for body in [
+        r#"{"metadata": {"annotations": {"another": "one"}}}"#,
+        r#"{"metadata": {"labels": {"app": "server"}}}"#,
+        r#"{"metadata": {"finalizers": ["weft.dev/never"]}}"#,
+        r#"{"status": {"phase": "Failed"}}"#,
+    ] {
+        let code = patch("client", body)?;
+        ensure!(code == "422", "{body} was answered with {code}");
+    }
+    ensure!(patch("client", &own.replace("\"enabled\"", "null"))? == "200", "and takes it away again");
+    Ok(())
+}
+
+/// What Weft could leave on nodes.
+#[derive(Debug, PartialEq, Eq)]
+struct Traces {
+    pinned: Vec<String>,
+    plug_ins: Vec<String>,
+    /// The files of the container network's configuration, with their text.
+    network: Vec<(String, String)>,
+    state: Vec<String>,
+}
+
+impl Traces {
+    fn of(cluster: &Cluster) -> Result<Self> {
+        let each = |list: &dyn Fn(&Machine) -> Result<Vec<String>>| -> Result<Vec<String>> {
+            Ok(cluster.nodes().iter().map(list).collect::<Result<Vec<_>>>()?.concat())
+        };
+        let on_node = |folder: &'static str| move |node: &Machine| listed_on(node, folder);
+        let mut network = Vec::new();
+        for node in cluster.nodes() {
+            for entry in fs::read_dir(node.folder().join("cni-conf"))? {
+                let path = entry?.path();
+                network.push((path.display().to_string(), fs::read_to_string(&path)?));
+            }
+        }
+        network.sort();
+        Ok(Self {
+            pinned: each(&on_node("/sys/fs/bpf/weft"))?,
+            plug_ins: each(&|node| listed(&node.folder().join("cni-bin")))?,
+            network,
+            state: each(&on_node("/var/lib/weft"))?,
+        })
+    }
+}
+
+/// The names of what is in a folder; none where there is no such folder.
+fn listed(folder: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let mut names = entries.map(|entry| Ok(entry?.path().display().to_string())).collect::<Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// The same as a machine sees it.
+fn listed_on(node: &Machine, folder: &str) -> Result<Vec<String>> {
+    let mut find = node.command("find")?;
+    find.args([folder, "-mindepth", "1"]);
+    let found = Process::spawn(find)?.finish_within(PATIENCE)?;
+    // It fails where there is no such folder.
+    Ok(found.stdout.lines().map(|line| format!("{}: {line}", node.name())).collect())
+}
