@@ -1,20 +1,24 @@
 //! The order that a whole cluster's nodes are cleared by, while their agents still run.
 //!
-//! It is an annotation of each agent's own pod, for each agent watches the pods of its node, its own among them:
-//! [`ANNOTATION`] with the value [`REQUESTED`]. The agent takes its CNI plug-in out first, so that new pods start without
+//! It is an annotation of each agent's own pod, [`ANNOTATION`] with the value [`REQUESTED`]. The agent takes its CNI plug-in out first, so that new pods start without
 //! it, then lets go of its pods, removes capture and its files, and answers with the value [`DONE`]. An agent that is
 //! started again finds the order still there. Nothing else has to be told, and whoever may not write to the agents' pods
 //! cannot give the order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
-use kube::api::{ListParams, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ListParams, PartialObjectMeta, Patch, PatchParams};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_of};
 use kube::{Api, Client};
 use serde_json::json;
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::StreamExt;
 
 /// The annotation of an agent's pod.
 pub const ANNOTATION: &str = "weft.dev/uninstall";
@@ -30,11 +34,36 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long one question to the API server may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Whether an agent that finds these annotations on its own pod is to clear its node, or has done so, and must not begin
-/// again.
-#[must_use]
-pub fn is_ordered(annotations: &BTreeMap<String, String>) -> bool {
-    annotations.get(ANNOTATION).is_some_and(|value| value == REQUESTED || value == DONE)
+/// Whether the order stands on an agent's own pod, carried out or not. An agent asks before it installs anything, for it may
+/// have been started again.
+///
+/// # Errors
+/// The API server cannot be reached, or refuses to say. [`ordered`] tells it later.
+pub async fn is_ordered(client: &Client, namespace: &str, pod: &str) -> Result<bool, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    Ok(has_order(&pods.get_metadata(pod).await?.metadata))
+}
+
+/// Resolves when the order stands on an agent's own pod. It may be dropped and asked for again at any time.
+pub async fn ordered(client: &Client, namespace: &str, pod: &str) {
+    let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client.clone(), namespace);
+    let own = watcher::Config::default().fields(&format!("metadata.name={pod}"));
+    let mut events = pin!(watch_of(pods, own).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::InitApply(pod) | Event::Apply(pod)) if has_order(&pod.metadata) => return,
+            Ok(_) => {}
+            // The watches that the node lives by say so where somebody hears it.
+            Err(error) => tracing::debug!(%error, "watching the agent's own pod failed; trying again"),
+        }
+    }
+    // It never ends. Should it ever, that is no order.
+    std::future::pending().await
+}
+
+fn has_order(metadata: &ObjectMeta) -> bool {
+    let value = metadata.annotations.as_ref().and_then(|annotations| annotations.get(ANNOTATION));
+    value.is_some_and(|value| value == REQUESTED || value == DONE)
 }
 
 /// Says that the node of an agent is clear, on the agent's own pod.
@@ -223,8 +252,10 @@ mod tests {
 
     #[test]
     fn an_order_that_was_carried_out_is_not_forgotten_by_a_restart() {
-        let with = |value: &str| is_ordered(&BTreeMap::from([(ANNOTATION.to_owned(), value.to_owned())]));
-        assert!(with(REQUESTED) && with(DONE));
-        assert!(!with("") && !is_ordered(&BTreeMap::new()));
+        let with = |annotations: serde_json::Value| {
+            has_order(&serde_json::from_value(json!({"annotations": annotations})).unwrap())
+        };
+        assert!(with(json!({ANNOTATION: "requested"})) && with(json!({ANNOTATION: "done"})));
+        assert!(!with(json!({ANNOTATION: ""})) && !with(json!({"another": "requested"})) && !with(json!(null)));
     }
 }
