@@ -205,7 +205,7 @@ fn what_stands_in_for_a_policy_that_was_never_valid_follows_its_selector() {
 
 #[test]
 fn a_condition_of_a_policy_that_is_not_known_here_does_not_make_it_allow_more() {
-    let mut contents = Contents::new(TranslationOptions::default());
+    let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     let mut policy = policy("ALLOW");
     policy.data["spec"]["rules"][0]["from"][0]["source"]["conditionOfTheFuture"] = json!(["x"]);
     complete(&mut contents, &[(Kind::AuthorizationPolicy, policy)]);
