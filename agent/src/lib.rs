@@ -19,5 +19,6 @@ pub mod view;
 pub mod command;
 pub mod joined;
 pub mod footprint;
+pub mod clearing;
 pub mod wire;
 pub mod controller;

@@ -55,6 +55,8 @@ struct State {
     sandboxes: HashMap<String, Sandbox>,
     /// What was found in `/proc`, by the pod's uid.
     found: HashMap<String, Found>,
+    /// No pod of this node is to be in the mesh any more, whatever the API server says.
+    is_leaving: bool,
 }
 
 impl NodePods {
@@ -80,6 +82,29 @@ impl NodePods {
         tasks.spawn("node-pods", Arc::clone(&pods).follow(updates, sender, tasks.shutdown()));
         tasks.spawn("announce", Arc::clone(&pods).announce(tasks.shutdown()));
         (pods, filled_in)
+    }
+
+    /// Takes all pods of this node out of the mesh, and waits until they are, and the mesh knows, but no longer than that.
+    pub async fn leave(&self, patience: Duration) {
+        self.state().is_leaving = true;
+        self.sandboxes_changed.notify_one();
+        let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
+        let left = async {
+            loop {
+                let is_announced = self.state().pods().iter().any(|pod| pod.is_announced);
+                let is_enrolled = self.enrolment.pods().iter().flat_map(|pods| &**pods).any(is_enrolled);
+                if !is_announced && !is_enrolled {
+                    return;
+                }
+                tokio::select! {
+                    changed = heard.changed() => if changed.is_err() { return },
+                    changed = enrolled.changed() => if changed.is_err() { return },
+                }
+            }
+        };
+        if tokio::time::timeout(patience, left).await.is_err() {
+            tracing::warn!("not all pods of this node have left the mesh in order");
+        }
     }
 
     async fn follow(
@@ -178,7 +203,7 @@ impl NodePods {
         let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
         loop {
             let due = {
-                let pods = self.state().said.as_ref().map(|update| update.local_pods.clone()).unwrap_or_default();
+                let pods = self.state().pods();
                 due(&pods, self.enrolment.pods().as_deref().unwrap_or_default())
             };
             let all_went_well = tokio::select! {
@@ -227,7 +252,7 @@ impl NodePods {
 impl Sandboxes for NodePods {
     fn add(&self, sandbox: Sandbox) -> BoxFuture<'_, Result<Verdict, String>> {
         Box::pin(async move {
-            if self.excluded.contains(&sandbox.namespace) {
+            if self.excluded.contains(&sandbox.namespace) || self.state().is_leaving {
                 return Ok(Verdict::NotInMesh);
             }
             self.state().sandboxes.insert(sandbox.container.clone(), sandbox.clone());
@@ -276,6 +301,12 @@ impl Sandboxes for NodePods {
 }
 
 impl State {
+    /// What the API server says of all pods of this node, as long as they may be in the mesh.
+    fn pods(&self) -> Vec<LocalPod> {
+        let said = self.said.iter().flat_map(|update| &update.local_pods);
+        said.map(|pod| LocalPod { enrolled: pod.enrolled && !self.is_leaving, ..pod.clone() }).collect()
+    }
+
     fn pod(&self, sandbox: &Sandbox) -> Option<&LocalPod> {
         self.said.as_ref()?.local_pods.iter().find(|pod| is_of(sandbox, pod))
     }
@@ -306,7 +337,8 @@ impl State {
         {
             addresses.clone_from(&sandbox.addresses);
         }
-        (!addresses.is_empty()).then(|| LocalPod { netns, addresses, ..pod.clone() })
+        let enrolled = pod.enrolled && !self.is_leaving;
+        (!addresses.is_empty()).then(|| LocalPod { netns, addresses, enrolled, ..pod.clone() })
     }
 }
 
@@ -325,14 +357,17 @@ fn is_same_set(said: &[IpAddr], of_runtime: &[IpAddr]) -> bool {
 /// The pods whose annotation is not as it should be, and what it should be. One that should be captured and is not at
 /// the moment stays announced: peers must be refused, not talk to it in clear.
 fn due(pods: &[LocalPod], enrolment: &[PodStatus]) -> Vec<(LocalPod, bool)> {
-    let is_captured =
-        |pod: &LocalPod| enrolment.iter().any(|status| status.uid == pod.uid && status.state == PodState::Enrolled);
+    let is_captured = |pod: &LocalPod| enrolment.iter().any(|status| status.uid == pod.uid && is_enrolled(status));
     let due = pods.iter().filter_map(|pod| match (pod.enrolled, pod.is_announced) {
         (true, false) if is_captured(pod) => Some((pod.clone(), true)),
         (false, true) => Some((pod.clone(), false)),
         _ => None,
     });
     due.collect()
+}
+
+fn is_enrolled(status: &PodStatus) -> bool {
+    status.state == PodState::Enrolled
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

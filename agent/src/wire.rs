@@ -25,6 +25,7 @@ use weft_transport::{
 
 use crate::admin::{Admin, Listeners};
 use crate::capture::{Capture, CaptureOptions, LogLevel};
+use crate::clearing::Clearing;
 use crate::cni::{self, Installation};
 use crate::command::{AgentOptions, DiscoveryMode, NodeSource};
 use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus};
@@ -44,6 +45,8 @@ const CERTIFICATE_CONCURRENCY: usize = 8;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the control tasks may take at the end.
 const TASKS_END: Duration = Duration::from_secs(2);
+/// How long the pods of a node may take to leave the mesh, before their connections are drained.
+const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 /// How often series of workloads that are gone are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// So many changes at once leave enough behind in memory to look for it.
@@ -111,7 +114,17 @@ async fn run(
     // What takes long at the start goes on at once: reading the folder, opening the authority, loading the programs.
     let enrolment_status = Arc::<EnrolmentStatus>::default();
     // The folder is watched for as long as its source lives.
-    let Pods { _folder, updates, sandboxes } = pods_of_this_node(&options, &enrolment_status, &tasks).await?;
+    let Pods { _folder, updates, cluster } = pods_of_this_node(&options, &enrolment_status, &tasks).await?;
+    if let Some(Cluster { clearing, .. }) = &cluster
+        && clearing.is_ordered().await
+    {
+        clearing.finish().await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        return Ok(());
+    }
     let (heard, hearing) = mpsc::channel(4);
     let discovery = match follow_control_plane(&options, &tasks)? {
         Some((discovery, discovered)) => {
@@ -151,7 +164,7 @@ async fn run(
     }
     let capture = Arc::new(capture);
     tasks.spawn("capture-log", until(tasks.shutdown(), capture.forward_log()));
-    if sandboxes.is_some() && options.probe_cgroup.is_none() {
+    if cluster.is_some() && options.probe_cgroup.is_none() {
         let root = capture.cgroup_root().to_owned();
         tasks.spawn("kubelet", until(tasks.shutdown(), follow_kubelet(capture.clone(), root)));
     } else {
@@ -241,23 +254,41 @@ async fn run(
     tasks.spawn("publish", until(tasks.shutdown(), publishing));
     tasks.spawn("settle", until(tasks.shutdown(), footprint::settle_after(large_changes)));
     tasks.spawn("prune", until(tasks.shutdown(), prune(metrics.clone(), snapshots)));
+    let plug_in = Tasks::new();
     if let Some(installation) = installation(&view.options) {
-        tasks.spawn("cni", cni::keep(installation, tasks.shutdown()));
+        plug_in.spawn("cni", cni::keep(installation, plug_in.shutdown()));
     }
     let admin = Admin::new(view.clone(), metrics, Some(logging.control()));
-    let admin = match sandboxes {
-        Some(sandboxes) => admin.with_sandboxes(sandboxes),
+    let admin = match &cluster {
+        Some(cluster) => admin.with_sandboxes(cluster.pods.clone()),
         None => admin,
     };
     listeners.start(&admin, &tasks);
     tracing::info!(node = view.options.node, version = env!("CARGO_PKG_VERSION"), "the agent runs");
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let order = async {
+        match &cluster {
+            Some(cluster) => {
+                cluster.clearing.ordered().await;
+                cluster
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let order = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        cluster = order => Some(cluster),
+    };
+    plug_in.drain(TASKS_END).await;
+    if let Some(cluster) = order {
+        tracing::info!("told to clear this node: its pods leave the mesh");
+        cluster.clearing.take_plug_in_out().await;
+        cluster.pods.leave(LEAVE_WITHIN).await;
+    } else {
+        tracing::info!("told to end: taking no more connections; capture stays, so that nothing goes out in clear");
     }
     view.is_draining.store(true, Ordering::Relaxed);
-    tracing::info!("told to end: taking no more connections; capture stays, so that nothing goes out in clear");
     tokio::select! {
         left = proxy.drain(view.options.drain_deadline) => {
             if left > 0 {
@@ -270,6 +301,13 @@ async fn run(
     }
     proxy.stop();
     tasks.drain(TASKS_END).await;
+    if let Some(cluster) = order {
+        cluster.clearing.finish().await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
     Ok(())
 }
 
@@ -296,8 +334,14 @@ fn follow_control_plane(options: &AgentOptions, tasks: &Tasks) -> anyhow::Result
 struct Pods {
     _folder: Option<FileSource>,
     updates: mpsc::Receiver<Update>,
-    /// Where a container runtime tells of its sandboxes, on Kubernetes.
-    sandboxes: Option<Arc<NodePods>>,
+    cluster: Option<Cluster>,
+}
+
+/// What an agent has to do with the cluster that its host is a node of.
+struct Cluster {
+    /// Where the container runtime tells of its sandboxes.
+    pods: Arc<NodePods>,
+    clearing: Clearing,
 }
 
 async fn pods_of_this_node(
@@ -309,14 +353,15 @@ async fn pods_of_this_node(
     match &options.source {
         NodeSource::Folder(folder) => {
             let (folder, updates) = FileSource::start(SourceOptions::new(folder, translation))?;
-            Ok(Pods { _folder: Some(folder), updates, sandboxes: None })
+            Ok(Pods { _folder: Some(folder), updates, cluster: None })
         }
         NodeSource::Kubernetes { kubeconfig } => {
             let client = kubernetes::connect(kubeconfig.as_deref()).await?;
             let excluded = translation.excluded_namespaces.clone();
             let said = kubernetes::start_node(&client, translation, tasks);
+            let clearing = Clearing::new(client.clone(), options);
             let (pods, updates) = NodePods::start(client, said, enrolment.clone(), excluded, tasks);
-            Ok(Pods { _folder: None, updates, sandboxes: Some(pods) })
+            Ok(Pods { _folder: None, updates, cluster: Some(Cluster { pods, clearing }) })
         }
     }
 }

@@ -40,6 +40,7 @@ fn state(pods: Vec<LocalPod>, sandboxes: Vec<Sandbox>, found: &[&str]) -> State 
         said: Some(Update { local_pods: pods, ..Update::default() }),
         sandboxes: sandboxes.into_iter().map(|sandbox| (sandbox.container.clone(), sandbox)).collect(),
         found: found.collect(),
+        is_leaving: false,
     }
 }
 
