@@ -5,6 +5,7 @@
 
 mod authority;
 mod chart;
+mod cni;
 mod control_plane;
 mod controller;
 
