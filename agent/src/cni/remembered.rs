@@ -60,6 +60,24 @@ impl Remembered {
         self.change(namespace, |known| known.has_members = true)
     }
 
+    /// Writes what an agent that watches the cluster knows: each namespace, and whether its label enrols. Namespaces that
+    /// are not among them are forgotten; that one had members stays known for as long as it is there. Nothing is written
+    /// when nothing is new.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn learn<'a>(path: &Path, namespaces: impl IntoIterator<Item = (&'a str, bool)>) -> io::Result<()> {
+        let known = Self::read(path);
+        let mut learnt = Self::default();
+        for (namespace, is_ambient) in namespaces {
+            learnt.note_label(namespace, is_ambient);
+            if known.namespaces.get(namespace).is_some_and(|known| known.has_members) {
+                learnt.note_member(namespace);
+            }
+        }
+        if learnt == known { Ok(()) } else { learnt.write(path) }
+    }
+
     fn change(&mut self, namespace: &str, change: impl FnOnce(&mut Namespace)) -> bool {
         if self.namespaces.len() >= MAX_NAMESPACES && !self.namespaces.contains_key(namespace) {
             return false;
@@ -116,6 +134,20 @@ mod tests {
         known.note_member("shop");
         known.note_label("shop", false);
         assert_eq!(known.is_member("shop"), Some(true));
+    }
+
+    #[test]
+    fn an_agent_that_knows_all_namespaces_replaces_what_was_known() {
+        let folder = TempDir::new().unwrap();
+        let path = Remembered::path(folder.path());
+        let mut known = Remembered::default();
+        known.note_label("gone", true);
+        known.note_member("shop");
+        known.write(&path).unwrap();
+        Remembered::learn(&path, [("shop", false), ("bank", false), ("mesh", true)]).unwrap();
+        let known = Remembered::read(&path);
+        let standing = ["gone", "shop", "bank", "mesh"].map(|namespace| known.is_member(namespace));
+        assert_eq!(standing, [None, Some(true), Some(false), Some(true)]);
     }
 
     #[test]

@@ -159,9 +159,14 @@ fn what_no_runtime_would_use_is_passed_over_and_nothing_of_it_changed() {
 fn another_version_of_the_binary_is_replaced() {
     let node = Node::with(&[]);
     let binary = node.dir("bin").join("weft-cni");
-    fs::write(&binary, "#!/bin/sh\n").unwrap();
-    assert_eq!(node.look(), Standing::Waiting, "the binary is there before any configuration names it");
-    assert!(is_same(Path::new("/proc/self/exe"), &binary).unwrap());
+    let mut installer = Installer { installation: node.installation(), compared: None };
+    for other in ["#!/bin/sh\n", "#!/bin/sh -e\n"] {
+        fs::write(&binary, other).unwrap();
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        let standing = installer.look().standing.unwrap();
+        assert_eq!(standing, Standing::Waiting, "the binary is there before any configuration names it");
+        assert!(is_same(Path::new("/proc/self/exe"), &binary).unwrap());
+    }
 }
 
 #[test]

@@ -217,3 +217,41 @@ async fn the_agents_word_decides() {
         assert_eq!(silent, (String::new(), true));
     }
 }
+
+#[test]
+fn whatever_a_runtime_writes_is_read_or_refused_with_a_code() {
+    let network = with_result(Path::new("/state"));
+    let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u-1";
+    let mut state = 1_u64;
+    let mut draw = |below: usize| {
+        // Knuth's MMIX generator: its upper bits are good enough to choose a byte.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits") % below
+    };
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..20_000 {
+        let (mut network, mut arguments) = (network.as_bytes().to_vec(), arguments.as_bytes().to_vec());
+        for bytes in [&mut network, &mut arguments] {
+            let (at, byte) = (draw(bytes.len()), b"{}[],:;=\"\\/. 0a\xff"[draw(16)]);
+            match draw(3) {
+                0 => bytes[at] = byte,
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, byte),
+            }
+        }
+        let outcomes = [
+            NetworkConfig::read(&network).and_then(|config| config.previous().map(drop)),
+            PodArguments::read(&String::from_utf8_lossy(&arguments)).map(drop),
+        ];
+        for outcome in outcomes {
+            match outcome {
+                Ok(()) => read += 1,
+                Err(failure) => {
+                    assert!([1, 4, 6, 7].contains(&failure.code), "{failure}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(read > 1000 && refused > 1000, "{read} were read, {refused} refused");
+}
