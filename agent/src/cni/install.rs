@@ -298,6 +298,9 @@ pub fn uninstall(conf_dir: &Path, bin_dir: &Path, state_dir: &Path) -> Result<Re
     for path in [bin_dir.join(NAME), kubeconfig_path(state_dir), Remembered::path(state_dir)] {
         removed.files += usize::from(folder::remove(&path).map_err(failed("removing", &path))?);
     }
+    for folder in [conf_dir, bin_dir, state_dir] {
+        folder::sweep(folder).map_err(failed("clearing", folder))?;
+    }
     Ok(removed)
 }
 

@@ -93,7 +93,8 @@ impl Remembered {
     /// # Errors
     /// What the kernel says.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let staging = path.with_extension(format!("json.{}", std::process::id()));
+        // Uninstalling removes what is left under such names.
+        let staging = path.with_file_name(format!(".weft-cni-namespaces.{}.tmp", std::process::id()));
         let write = || {
             let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staging)?;
             file.write_all(&serde_json::to_vec(self)?)?;

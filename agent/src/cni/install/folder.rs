@@ -14,6 +14,9 @@ const MAX_SIZE: u64 = 1 << 20;
 /// The suffix of the original of a configuration that was made a list. libcni ignores it.
 const BACKUP: &str = "weft-backup";
 
+/// What is being written bears this name, and none that libcni or anybody who lists plug-ins takes for one of theirs.
+const STAGING: &str = ".weft-cni-";
+
 /// A configuration.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -92,8 +95,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// [`replace`], by what `write` writes, with exactly this mode.
 pub(super) fn replace_by(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let (folder, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
-    // A name that neither libcni nor anybody who lists plug-ins takes for one of theirs.
-    let staging = folder.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let staging = folder.join(format!("{STAGING}{}.{}.tmp", name.to_string_lossy(), std::process::id()));
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&staging)?;
         write(&mut file)?;
@@ -112,6 +114,21 @@ pub(super) fn replace_by(path: &Path, mode: u32, write: impl FnOnce(&mut File) -
 /// Has the names in a folder outlast a loss of power.
 pub(super) fn settle(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Removes what was being written when its writer was killed.
+pub(super) fn sweep(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file; returns whether it was there.

@@ -95,6 +95,9 @@ fn it_goes_into_the_first_configuration_and_out_again_without_a_trace() {
     assert!(is_same(Path::new("/proc/self/exe"), &binary).unwrap());
     assert_eq!(fs::metadata(&binary).unwrap().permissions().mode() & 0o7777, 0o755);
 
+    // An agent was killed while it wrote.
+    fs::write(node.conf(".weft-cni-10-pods.conflist.7.tmp"), "{").unwrap();
+    fs::write(node.dir("bin").join(".weft-cni-weft-cni.7.tmp"), "x").unwrap();
     assert_eq!(node.uninstall(), Removed { networks: 1, files: 1 });
     assert_eq!(node.files(), before);
     assert_eq!(fs::read_dir(node.dir("bin")).unwrap().count(), 0);
