@@ -7,9 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use weft_tests::server::{Behaviour, Server};
-use weft_tests::{Agent, PodSpec, ServiceSpec, eventually};
+use weft_tests::{Agent, Pod, PodSpec, ServiceSpec, eventually};
 
 use crate::client::{Conversation, Outcome, assert_answered, assert_refused, eventually_answered, ping};
 use crate::control_plane::{Mesh, Mode};
@@ -40,13 +39,14 @@ fn wait_for_held(agent: &Agent, count: u64) -> Result<()> {
     waited.with_context(|| format!("{} wait", number(agent, "held").unwrap_or_default()))
 }
 
-/// Has the controller say nothing more, with its connections open.
-fn silence(mesh: &Mesh) -> Result<()> {
-    Ok(mesh.controller.signal(libc::SIGSTOP)?)
-}
-
-fn let_speak(mesh: &Mesh) -> Result<()> {
-    Ok(mesh.controller.signal(libc::SIGCONT)?)
+/// Waits until a pod of the second node can be reached by tunnel, and the first node's agent has heard that it is to be.
+fn wait_in_mesh(mesh: &Mesh, pod: &Pod) -> Result<()> {
+    mesh.agents[1].wait_enrolled(pod)?;
+    // A pod that its agent has read of before the controller did gets its certificate at the second attempt.
+    mesh.agents[1].wait_for("certificates", &pod.identity(), |item| {
+        item["identity"] == pod.identity() && item["state"] == "valid"
+    })?;
+    mesh.agents[0].wait_for_protocol(pod, "hbone")
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn an_agent_knows_what_its_pods_talk_to_and_the_first_connection_is_carried_like
 #[test]
 fn an_address_is_in_clear_only_for_as_long_as_it_is_outside_the_mesh() -> Result<()> {
     let mesh = Mesh::start(Mode::OnDemand)?;
-    let late = mesh.nodes[1].pod(PodSpec::new("late").namespace(NAMESPACE).unlisted())?;
+    let late = mesh.nodes[1].pod(PodSpec::new("late").namespace(NAMESPACE).service_account("late").unlisted())?;
     let _echo = serve(&late, 8080, Behaviour::Echo)?;
     let (internet, addresses) = mesh.world.outside("internet")?;
     let _outside = Server::start(&internet, "[::]:80".parse()?, Behaviour::Echo)?;
@@ -99,8 +99,7 @@ fn an_address_is_in_clear_only_for_as_long_as_it_is_outside_the_mesh() -> Result
         assert_answered(&mesh.client, late.at(8080)).with_context(|| format!("in clear, round {round}"))?;
         assert_answered(&mesh.client, (addresses[0], 80).into()).context("the outside")?;
         late.list()?;
-        mesh.agents[1].wait_enrolled(&late)?;
-        mesh.agents[0].wait_for_protocol(&late, "hbone")?;
+        wait_in_mesh(&mesh, &late)?;
         let tap = mesh.nodes[1].tap()?;
         for _ in 0..5 {
             assert_answered(&mesh.client, late.at(8080)).with_context(|| format!("in the mesh, round {round}"))?;
@@ -186,7 +185,7 @@ fn many_connections_to_one_unknown_address_ask_once_and_all_are_carried() -> Res
     let mesh = Mesh::start(Mode::OnDemand)?;
     let echo = serve(&mesh.server, 8080, Behaviour::Echo)?;
     let before = number(&mesh.agents[0], "wanted")?;
-    silence(&mesh)?;
+    mesh.controller.pause()?;
     let dial = || -> Result<TcpStream> { Ok(mesh.client.connect(mesh.server.at(8080))?) };
     let mut connections = (0..CONNECTIONS).map(|_| dial()).collect::<Result<Vec<_>>>()?;
     for connection in &mut connections {
@@ -199,7 +198,7 @@ fn many_connections_to_one_unknown_address_ask_once_and_all_are_carried() -> Res
     drop(gone);
     wait_for_held(&mesh.agents[0], CONNECTIONS as u64 - 1).context("a client that has gone")?;
     let tap = mesh.nodes[1].tap()?;
-    let_speak(&mesh)?;
+    mesh.controller.resume()?;
     for (index, connection) in connections.iter_mut().enumerate() {
         connection.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answer = [0; 5];
@@ -218,13 +217,13 @@ fn the_connections_of_a_pod_that_wait_are_bounded() -> Result<()> {
     const BOUND: usize = 1024;
     let mesh = Mesh::with(Mode::OnDemand, &["--workers", "1"])?;
     let _echo = serve(&mesh.server, 8080, Behaviour::Echo)?;
-    silence(&mesh)?;
+    mesh.controller.pause()?;
     // One too many may be reset before its `connect` has returned.
     let dialled = (0..BOUND + 50).map(|_| mesh.client.connect(mesh.server.at(8080)));
     let mut connections: Vec<TcpStream> = dialled.filter_map(Result::ok).collect();
     wait_for_held(&mesh.agents[0], BOUND as u64)?;
     mesh.agents[0].wait_for_log(&["too many connections wait for the control plane"])?;
-    let_speak(&mesh)?;
+    mesh.controller.resume()?;
     let mut carried = 0;
     for connection in &mut connections {
         connection.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -237,14 +236,13 @@ fn the_connections_of_a_pod_that_wait_are_bounded() -> Result<()> {
 #[test]
 fn a_change_while_the_controller_was_away_is_learnt_of_what_was_outside_as_well() -> Result<()> {
     let mut mesh = Mesh::start(Mode::OnDemand)?;
-    let late = mesh.nodes[1].pod(PodSpec::new("late").namespace(NAMESPACE).unlisted())?;
+    let late = mesh.nodes[1].pod(PodSpec::new("late").namespace(NAMESPACE).service_account("late").unlisted())?;
     let _echo = serve(&late, 8080, Behaviour::Echo)?;
     assert_answered(&mesh.client, late.at(8080)).context("in clear")?;
     mesh.controller.kill()?;
     late.list()?;
     mesh.restart_controller()?;
-    mesh.agents[1].wait_enrolled(&late)?;
-    mesh.agents[0].wait_for("workloads", "late", |item: &Value| item["name"] == "late")?;
+    wait_in_mesh(&mesh, &late)?;
     let tap = mesh.nodes[1].tap()?;
     eventually_answered(&mesh.client, late.at(8080))?;
     tap.stop()?.is_only_tls(mesh.client.ip(), late.ip(), 15008)

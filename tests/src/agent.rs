@@ -285,18 +285,7 @@ impl Agent {
     /// # Errors
     /// It is gone.
     pub fn pause(&self) -> Result<()> {
-        self.process.signal(libc::SIGSTOP)?;
-        let tasks = format!("/proc/{}/task", self.pid());
-        eventually("the agent has stopped", || {
-            for task in fs::read_dir(&tasks)? {
-                // The state stands behind the name, which ends with the last parenthesis. A thread may end meanwhile.
-                let stat = fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
-                if stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T')) {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(()))
-        })
+        self.process.pause()
     }
 
     /// Lets it go on after [`Agent::pause`].
@@ -304,7 +293,7 @@ impl Agent {
     /// # Errors
     /// It is gone.
     pub fn resume(&self) -> io::Result<()> {
-        self.process.signal(libc::SIGCONT)
+        self.process.resume()
     }
 
     /// SIGTERM, and waits until it has drained and ended by itself with status 0.

@@ -8,11 +8,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{io, thread};
+use std::{fs, io, thread};
 
 use anyhow::{Context, Result, bail};
 
-use crate::wait::eventually_within;
+use crate::wait::{eventually, eventually_within};
 
 /// A running program. Dropping it kills it together with its process group.
 #[derive(Debug)]
@@ -145,6 +145,33 @@ impl Process {
     /// It is gone.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         send_signal(self.pid() as libc::pid_t, signal)
+    }
+
+    /// Stops it, SIGSTOP: its sockets live on and nobody serves them. Returns when no thread of it runs any more.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(libc::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually(&format!("{} has stopped", self.name), || {
+            for task in fs::read_dir(&tasks)? {
+                // The state stands behind the name, which ends with the last parenthesis. A thread may end meanwhile.
+                let stat = fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+                if stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T')) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
+    /// Lets it go on after [`Process::pause`].
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(libc::SIGCONT)
     }
 
     /// Waits until it ends by itself.
