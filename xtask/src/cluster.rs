@@ -7,7 +7,7 @@ mod kit;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -39,6 +39,11 @@ enum Action {
         #[arg(long)]
         keep_images: bool,
     },
+    /// Load an image, an OCI archive, on every node
+    Load {
+        /// The archive [default: the one that `cargo xtask image` packs]
+        archive: Option<PathBuf>,
+    },
     /// Remove the cluster with all that is in it
     Down,
     /// Show the cluster's machines, nodes and pods, and where its logs are
@@ -65,6 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let name = &options.name;
     match &options.action {
         Action::Up { nodes, keep_images } => up(name, *nodes, *keep_images),
+        Action::Load { archive } => load(name, archive.as_deref()),
         Action::Down => down(name),
         Action::Status => status(name),
         Action::Kubectl(arguments) => become_program(name, "kubectl", arguments),
@@ -103,6 +109,17 @@ fn build(keep_images: bool) -> Result<Kit> {
     let kit = kit::build()?;
     images::pack(&kit, keep_images)?;
     Ok(kit)
+}
+
+fn load(name: &str, archive: Option<&Path>) -> Result<()> {
+    let archive = match archive {
+        Some(archive) => archive.to_owned(),
+        None => crate::image::default_output()?,
+    };
+    let cluster = attach(name)?;
+    cluster.load_image(&archive)?;
+    progress::note(&format!("{} is on {} nodes", archive.display(), cluster.nodes().len()));
+    Ok(())
 }
 
 fn down(name: &str) -> Result<()> {

@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let output = match &options.output {
         Some(output) => output.clone(),
-        None => workspace::target()?.join("image.tar"),
+        None => default_output()?,
     };
     progress::heading(&format!("packing the image {}", options.tag));
     let program = stripped(&binary)?;
@@ -65,6 +65,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     progress::note("onto one node:        ctr --namespace k8s.io images import FILE");
     progress::note("into a kind cluster:  kind load image-archive FILE");
     Ok(())
+}
+
+/// Where the image goes that was told no other place.
+pub(crate) fn default_output() -> Result<PathBuf> {
+    Ok(workspace::target()?.join("image.tar"))
 }
 
 fn mega(bytes: u64) -> f64 {
