@@ -8,6 +8,7 @@ mod chart;
 mod cni;
 mod control_plane;
 mod controller;
+mod mesh;
 
 use std::fs;
 use std::path::{Path, PathBuf};

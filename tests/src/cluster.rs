@@ -48,6 +48,7 @@ use anyhow::{Context, Result, bail};
 use crate::netns::enter_thread;
 use crate::process::{Finished, Process};
 use crate::sweep;
+use crate::tap::Tap;
 use crate::wait::eventually_within;
 use api::Api;
 use plan::Plan;
@@ -155,6 +156,14 @@ impl Cluster {
     /// nodes, named `fabric`.
     pub fn control_plane(&self) -> &Machine {
         &self.control_plane
+    }
+
+    /// Records what passes between the first node and all others.
+    ///
+    /// # Errors
+    /// The cluster was removed.
+    pub fn record_fabric(&self) -> Result<Tap> {
+        Tap::start_in(self.control_plane.netns()?, &plan::node_name(1))
     }
 
     /// The nodes, in order.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
-use crate::netns::Netns;
+use crate::netns::{Netns, enter_thread};
 
 mod packet;
 use packet::Segment;
@@ -44,6 +44,10 @@ impl Tap {
     pub(crate) fn start(netns: &Netns, interface: &str) -> Result<Self> {
         let socket =
             netns.enter(|| open(interface)).with_context(|| format!("recording {interface} in {}", netns.name()))?;
+        Self::of(socket, interface)
+    }
+
+    fn of(socket: Socket, interface: &str) -> Result<Self> {
         let streams = Arc::<Mutex<Streams>>::default();
         let is_stopped = Arc::<AtomicBool>::default();
         let (kept, stopped) = (Arc::clone(&streams), Arc::clone(&is_stopped));
@@ -52,6 +56,18 @@ impl Tap {
             lost_packets(&socket)
         })?;
         Ok(Self { streams, is_stopped, thread: Some(thread) })
+    }
+
+    /// The same in a namespace that is only known by its file.
+    pub(crate) fn start_in(netns: std::fs::File, interface: &str) -> Result<Self> {
+        let opened = std::thread::scope(|scope| {
+            let opener = scope.spawn(|| {
+                enter_thread(&netns)?;
+                open(interface)
+            });
+            opener.join().expect("opening a socket does not panic")
+        });
+        Self::of(opened.with_context(|| format!("recording {interface}"))?, interface)
     }
 
     /// Ends the recording and returns it.
