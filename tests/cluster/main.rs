@@ -1,7 +1,8 @@
 //! The Kubernetes that tests run on, by itself: pods of two nodes, services, names, and that it goes as it came; and what
 //! of Weft runs on it.
 //!
-//! Takes the kit that `cargo xtask cluster build` has built, or the one that `WEFT_CLUSTER_KIT` names.
+//! Takes the kit that `cargo xtask cluster build` has built, or the one that `WEFT_CLUSTER_KIT` names. What installs Weft by its
+//! chart takes the image that `cargo xtask image` has packed, or the one that `WEFT_IMAGE` names.
 
 mod authority;
 mod chart;

@@ -16,7 +16,7 @@ use crate::setup;
 use crate::workspace;
 
 /// The image that the chart takes unless it is told another: this version, of no registry.
-const TAG: &str = concat!("localhost/weft:", env!("CARGO_PKG_VERSION"));
+pub(crate) const TAG: &str = concat!("localhost/weft:", env!("CARGO_PKG_VERSION"));
 
 /// The users that the image knows. The chart says which one a pod runs as: agents need root for eBPF and namespaces,
 /// controllers are nobody in particular.
@@ -51,15 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => default_output()?,
     };
     progress::heading(&format!("packing the image {}", options.tag));
-    let program = stripped(&binary)?;
-    pack(&program, &options.tag, &output)?;
-    let size = fs::metadata(&output)?.len();
-    progress::note(&format!(
-        "{} ({:.1} MB; {:.1} MB unpacked)",
-        output.display(),
-        mega(size),
-        mega(program.len() as u64)
-    ));
+    write(&binary, &options.tag, &output)?;
     println!();
     progress::note("into a registry:      skopeo copy oci-archive:FILE docker://REGISTRY/weft:TAG");
     progress::note("onto one node:        ctr --namespace k8s.io images import FILE");
@@ -72,17 +64,19 @@ pub(crate) fn default_output() -> Result<PathBuf> {
     Ok(workspace::target()?.join("image.tar"))
 }
 
-fn mega(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
-}
-
-fn pack(program: &[u8], tag: &str, output: &Path) -> Result<()> {
+/// Packs a program, linked statically, into an image of this name.
+pub(crate) fn write(binary: &Path, tag: &str, output: &Path) -> Result<()> {
+    let program = stripped(binary)?;
     let mut layer = Layer::new();
     layer.folder("/etc", 0o755)?;
     layer.file("/etc/group", GROUPS.as_bytes(), 0o644)?;
     layer.file("/etc/passwd", USERS.as_bytes(), 0o644)?;
-    layer.file("/weft", program, 0o755)?;
-    archive::write(output, &Description { name: tag, entrypoint: &["/weft"], storage: Storage::Gzip }, layer)
+    layer.file("/weft", &program, 0o755)?;
+    archive::write(output, &Description { name: tag, entrypoint: &["/weft"], storage: Storage::Gzip }, layer)?;
+    let mega = |bytes: u64| bytes as f64 / 1e6;
+    let (size, unpacked) = (mega(fs::metadata(output)?.len()), mega(program.len() as u64));
+    progress::note(&format!("{} ({size:.1} MB; {unpacked:.1} MB unpacked)", output.display()));
+    Ok(())
 }
 
 /// The program without what only debuggers read, three quarters of it. The names of functions stay: a backtrace in a
