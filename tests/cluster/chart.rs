@@ -96,8 +96,15 @@ fn helm_installs_weft_and_leaves_each_node_as_it_was() -> Result<()> {
     // A machine may have had a state directory of its own before: it is this host's, seen by every node.
     let before = Traces { state: Vec::new(), ..before };
     ensure!(after == before, "a node is not as it was: {before:#?}\n{after:#?}");
-    let left = cluster.kubectl(&["get", "pods", "--namespace", NAMESPACE, "--output=name"])?.success()?;
-    ensure!(left.is_empty(), "there is still {left}");
+    for node in cluster.nodes() {
+        // Before, nodes see what this host has there, from Weft in other use.
+        let files = listed_on(node, "/var/lib/weft")?;
+        ensure!(files.is_empty(), "agents have left {files:?}");
+    }
+    eventually_within(PATIENCE, "no pod of Weft's is left", || {
+        let left = cluster.kubectl(&["get", "pods", "--namespace", NAMESPACE, "--output=name"])?.success()?;
+        Ok(left.is_empty().then_some(()))
+    })?;
     super::both_answer(&cluster, "curl -sS --max-time 5 http://server:8080").map(drop)
 }
 
@@ -164,7 +171,6 @@ struct Traces {
     plug_ins: Vec<String>,
     /// The files of the container network's configuration, with their text.
     network: Vec<(String, String)>,
-    state: Vec<String>,
 }
 
 impl Traces {
@@ -172,7 +178,6 @@ impl Traces {
         let each = |list: &dyn Fn(&Machine) -> Result<Vec<String>>| -> Result<Vec<String>> {
             Ok(cluster.nodes().iter().map(list).collect::<Result<Vec<_>>>()?.concat())
         };
-        let on_node = |folder: &'static str| move |node: &Machine| listed_on(node, folder);
         let mut network = Vec::new();
         for node in cluster.nodes() {
             for entry in fs::read_dir(node.folder().join("cni-conf"))? {
@@ -182,10 +187,9 @@ impl Traces {
         }
         network.sort();
         Ok(Self {
-            pinned: each(&on_node("/sys/fs/bpf/weft"))?,
+            pinned: each(&|node| listed_on(node, "/sys/fs/bpf/weft"))?,
             plug_ins: each(&|node| listed(&node.folder().join("cni-bin")))?,
             network,
-            state: each(&on_node("/var/lib/weft"))?,
         })
     }
 }
