@@ -1,7 +1,7 @@
 //! Much of everything. These need the machine to themselves: the suite runs them one by one.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use weft_tests::server::{Behaviour, Server};
 use weft_tests::{Host, Pod, PodSpec, Process, World, descriptor_limit, pattern};
 
 use crate::client::{Conversation, Outcome, assert_answered, ping};
+use crate::control_plane::{Mesh, Mode};
 use crate::pair::{NAMESPACE, Pair, Setup, authorization, serve};
 
 const CROWD: &str = env!("CARGO_BIN_EXE_weft-crowd");
@@ -35,6 +36,50 @@ fn wait_all_alive(holder: &mut Process, count: usize, patience: Duration) -> Res
     holder.wait_for_output_within(&format!("round 1: {count} alive, 0 dead"), patience)?;
     println!("{}", holder.stdout());
     Ok(())
+}
+
+#[test]
+fn a_pod_that_calls_everywhere_makes_its_agent_ask_for_so_much_and_no_more() -> Result<()> {
+    /// Addresses that an agent remembers the answers for.
+    const REMEMBERED: u64 = 16_384;
+    const CALLED: u32 = 20_000;
+    const CALLERS: u32 = 8;
+    let mesh = Mesh::start(Mode::OnDemand)?;
+    let _echo = serve(&mesh.server, 8080, Behaviour::Echo)?;
+    let (internet, addresses) = mesh.world.outside("internet")?;
+    internet.run(&["ip", "route", "add", "local", "198.18.0.0/15", "dev", "lo"])?.success()?;
+    mesh.nodes[0].run(&["ip", "route", "add", "198.18.0.0/15", "via", &addresses[0].to_string()])?.success()?;
+    let _outside = Server::start(&internet, "[::]:80".parse()?, Behaviour::HalfClose)?;
+    let _other = Server::start(&internet, "[::]:81".parse()?, Behaviour::Echo)?;
+    assert_answered(&mesh.client, mesh.server.at(8080))?;
+    let first = Ipv4Addr::new(198, 18, 0, 1).to_bits();
+    let call = |from: u32| -> Result<()> {
+        for number in (from..CALLED).step_by(CALLERS as usize) {
+            let to = SocketAddr::from((Ipv4Addr::from_bits(first + number), 80));
+            let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.read_exact(&mut [0; 4]).with_context(|| format!("{to}"))?;
+        }
+        Ok(())
+    };
+    let start = Instant::now();
+    let (client, call) = (&mesh.client, &call);
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS).map(|from| scope.spawn(move || client.enter(|| call(from)))).collect();
+        callers.into_iter().try_for_each(|caller| caller.join().expect("it does not panic"))
+    })?;
+    println!("{CALLED} addresses were called for the first time in {:.1} s", start.elapsed().as_secs_f32());
+    let wanted = || -> Result<u64> {
+        mesh.agents[0].json("status")?["discovery"]["wanted"].as_u64().context("the status says what is wanted")
+    };
+    // Its own pod is asked for by name.
+    ensure!((REMEMBERED * 3 / 4..=REMEMBERED + 1).contains(&wanted()?), "{} addresses are asked for", wanted()?);
+    // What was forgotten first is asked for again, and what is in the mesh was not among it.
+    assert_answered(&mesh.client, (Ipv4Addr::from_bits(first), 81).into())?;
+    mesh.agents[0].wait_for_protocol(&mesh.server, "hbone")?;
+    let tap = mesh.nodes[1].tap()?;
+    assert_answered(&mesh.client, mesh.server.at(8080))?;
+    tap.stop()?.is_only_tls(mesh.client.ip(), mesh.server.ip(), 15008)
 }
 
 #[test]
@@ -378,7 +423,7 @@ fn ten_thousand_clients_that_send_random_bytes_do_no_harm() -> Result<()> {
 
 /// Sends the `n`th lot of random bytes: some of them begin like TLS, some are cut off, some half close, some reset.
 fn babble(to: SocketAddr, n: usize) -> std::io::Result<()> {
-    let mut stream = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut bytes = vec![0; n * 37 % 3000];
     pattern::fill((n as u64) << 20, &mut bytes);

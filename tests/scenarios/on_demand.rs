@@ -114,6 +114,30 @@ fn an_address_is_in_clear_only_for_as_long_as_it_is_outside_the_mesh() -> Result
 }
 
 #[test]
+fn a_pod_that_is_known_and_outside_is_carried_once_it_joins() -> Result<()> {
+    let mesh = Mesh::start(Mode::OnDemand)?;
+    mesh.world.namespace("other", &[])?;
+    let plain = mesh.nodes[1].pod(PodSpec::new("plain").namespace("other").service_account("plain"))?;
+    let _echo = serve(&plain, 8080, Behaviour::Echo)?;
+    let tap = mesh.nodes[1].tap()?;
+    for _ in 0..3 {
+        assert_answered(&mesh.client, plain.at(8080))?;
+    }
+    ensure!(
+        tap.stop()?.between(mesh.client.ip(), plain.ip()).any(|stream| stream.contains(b"ping")),
+        "it was in clear"
+    );
+    mesh.agents[0].wait_for_protocol(&plain, "tcp")?;
+    mesh.world.enrol("other")?;
+    wait_in_mesh(&mesh, &plain)?;
+    let tap = mesh.nodes[1].tap()?;
+    for _ in 0..3 {
+        assert_answered(&mesh.client, plain.at(8080))?;
+    }
+    tap.stop()?.is_only_tls(mesh.client.ip(), plain.ip(), 15008)
+}
+
+#[test]
 fn without_the_controller_what_is_known_goes_on_and_what_is_not_waits_and_is_refused() -> Result<()> {
     let mut mesh = Mesh::start(Mode::OnDemand)?;
     let unknown = mesh.nodes[1].pod(PodSpec::new("unknown").namespace(NAMESPACE))?;

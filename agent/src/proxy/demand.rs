@@ -69,7 +69,7 @@ impl Demand {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether an address that the snapshot does not have is outside the mesh. To be asked after the snapshot was read.
+    /// Whether an address that a snapshot does not have is outside the mesh: if the snapshot was in force at that moment.
     pub(super) fn is_answered(&self, address: IpAddr) -> bool {
         self.shard(address).load().contains(&address)
     }

@@ -102,8 +102,7 @@ impl Worker {
                 record.set_upstream(&upstream);
                 self.flow_in_clear(pod, socket, client.ip(), record, upstream.address);
             }
-            // Asked after the snapshot was read: what it lacks is outside only if that was answered.
-            Route::PassThrough if !self.is_known_outside(original.ip()) => {
+            Route::PassThrough if !self.is_known_outside(original.ip(), &snapshot) => {
                 self.hold(pod, Port::Outbound, Accepted { socket, client: dialler, since }, original);
             }
             Route::PassThrough => {
@@ -118,9 +117,14 @@ impl Worker {
         }
     }
 
-    /// Whether an address that the snapshot does not have is outside the mesh, and not merely unknown.
-    fn is_known_outside(&self, address: IpAddr) -> bool {
-        self.shared.demand.as_ref().is_none_or(|demand| demand.is_answered(address.to_canonical()))
+    /// Whether an address that `snapshot` does not have is outside the mesh, and not merely unknown.
+    ///
+    /// An answer stands behind the snapshot that it rests on, and is withdrawn ahead of one that lacks what it had. So there
+    /// must be one moment at which the address counted as answered and this snapshot was in force: it is in force before
+    /// and after the look at the answers. If not, the next turn looks again.
+    fn is_known_outside(&mut self, address: IpAddr, snapshot: &Snapshot) -> bool {
+        let Some(demand) = &self.shared.demand else { return true };
+        demand.is_answered(address.to_canonical()) && self.snapshots.load().generation() == snapshot.generation()
     }
 
     /// On demand what is not talked to is forgotten.

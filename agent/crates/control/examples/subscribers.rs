@@ -124,10 +124,10 @@ async fn agents_of(port: u16, dir: PathBuf, agents: usize) {
         opening.spawn(async move {
             let _turn = room.acquire().await.expect("it is open");
             let (discovery, mut discovered) = Discovery::start(options, &tasks);
-            discovered.updates.recv().await.expect("everything");
+            discovered.news.recv().await.expect("everything");
             tokio::spawn(async move {
                 let _discovery = discovery;
-                while discovered.updates.recv().await.is_some() {
+                while discovered.news.recv().await.is_some() {
                     let _ = news.send(()).await;
                 }
             });

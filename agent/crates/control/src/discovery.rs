@@ -2,8 +2,8 @@
 //!
 //! What comes is the same as from files: [`Update`]s whose changes are applied as one batch each. The first one comes
 //! when policies and addresses have both been heard of, so that nothing is reached for want of a policy. On demand, what
-//! nobody wants is not known; [`Discovery::want`] asks, and a [`Wanted`] comes back once everything that there is about
-//! it has been handed over. While the control plane is away everything stays as it was last heard of.
+//! nobody wants is not known; [`Discovery::want`] asks, and a [`Wanted`] comes back right behind everything that there is
+//! about it. While the control plane is away everything stays as it was last heard of.
 
 mod session;
 mod wants;
@@ -40,8 +40,8 @@ const MAX_MESSAGE: usize = 256 << 20;
 const REQUESTS: usize = 64;
 /// How long a request may wait to be sent before the stream is given up.
 const SEND_WITHIN: Duration = Duration::from_secs(30);
-/// Answers that wait to be taken.
-const ANSWERS: usize = 1024;
+/// News that wait to be taken.
+const NEWS: usize = 8;
 
 /// Who asks, as Istio's control plane wants to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,11 +96,18 @@ pub struct Discovery {
 /// What a source gives.
 #[derive(Debug)]
 pub struct Discovered {
-    /// To be applied in order.
-    pub updates: mpsc::Receiver<Update>,
-    /// What was wanted and has been answered. Whatever there is about it is in updates that were sent before: who
-    /// empties these first knows, when one comes, that what is not there is not in the mesh.
-    pub answers: mpsc::Receiver<Wanted>,
+    /// To be taken in order.
+    pub news: mpsc::Receiver<News>,
+}
+
+/// Something that a source gives.
+#[derive(Debug)]
+pub enum News {
+    /// To be applied as one batch.
+    Update(Update),
+    /// What was wanted and has been answered. Whatever there is about it is in the updates that came before, and none that
+    /// comes later belongs to the answer: at this very point, what is not there is not in the mesh.
+    Answers(Vec<Wanted>),
 }
 
 /// Why a stream ended.
@@ -126,8 +133,7 @@ impl Discovery {
     /// Starts to follow a control plane, in a task owned by `tasks`. Must be called from within a tokio runtime.
     #[must_use]
     pub fn start(options: DiscoveryOptions, tasks: &Tasks) -> (Self, Discovered) {
-        let (updates, update_receiver) = mpsc::channel(4);
-        let (answers, answer_receiver) = mpsc::channel(ANSWERS);
+        let (news, receiver) = mpsc::channel(NEWS);
         let wants = Arc::new(Wants::new(&options.node.network));
         let status = Arc::new(ArcSwap::default());
         let follower = Follower {
@@ -136,11 +142,10 @@ impl Discovery {
             status: Arc::clone(&status),
             shutdown: tasks.shutdown(),
             options,
-            updates,
-            answers,
+            news,
         };
         tasks.spawn("discovery", follower.run());
-        (Self { wants, status }, Discovered { updates: update_receiver, answers: answer_receiver })
+        (Self { wants, status }, Discovered { news: receiver })
     }
 
     /// Asks for whatever has an address, and keeps it up to date until it is released. Does not wait. Where everything
@@ -178,20 +183,19 @@ struct Follower {
     session: Session,
     wants: Arc<Wants>,
     status: Arc<ArcSwap<DiscoveryStatus>>,
-    updates: mpsc::Sender<Update>,
-    answers: mpsc::Sender<Wanted>,
+    news: mpsc::Sender<News>,
     shutdown: Shutdown,
 }
 
 impl Follower {
     async fn run(mut self) {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
-        let (mut shutdown, updates) = (self.shutdown.clone(), self.updates.clone());
+        let (mut shutdown, news) = (self.shutdown.clone(), self.news.clone());
         loop {
             let result = tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
-                () = updates.closed() => return,
+                () = news.closed() => return,
                 result = self.stream(&mut backoff) => result,
             };
             let error = match result {
@@ -328,16 +332,12 @@ impl Follower {
     /// Sends what the session has ready. `false`: there is nobody to send it to.
     async fn hand_over(&mut self) -> bool {
         if let Some(update) = self.session.update()
-            && self.updates.send(update).await.is_err()
+            && self.news.send(News::Update(update)).await.is_err()
         {
             return false;
         }
-        for wanted in self.session.answered() {
-            if self.answers.send(wanted).await.is_err() {
-                return false;
-            }
-        }
-        true
+        let answered = self.session.answered();
+        answered.is_empty() || self.news.send(News::Answers(answered)).await.is_ok()
     }
 }
 

@@ -4,6 +4,7 @@ mod certificates;
 mod many;
 mod plane;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use weft_model::{Change, MeshOptions, PortMapping, Snapshot, Store};
@@ -19,6 +20,7 @@ const LONG: Duration = Duration::from_secs(30);
 struct Agent {
     discovery: Discovery,
     discovered: Discovered,
+    answers: VecDeque<Wanted>,
     store: Store,
     _tasks: Tasks,
 }
@@ -32,31 +34,42 @@ impl Agent {
             root_namespace: "istio-system".into(),
             trust_domain: "cluster.local".into(),
         };
-        Self { discovery, discovered, store: Store::new(mesh), _tasks: tasks }
+        Self { discovery, discovered, answers: VecDeque::new(), store: Store::new(mesh), _tasks: tasks }
+    }
+
+    /// Takes what comes next: applies an update, keeps answers.
+    async fn take(&mut self) -> Option<Update> {
+        match self.discovered.news.recv().await.expect("the source lives") {
+            News::Update(update) => {
+                self.store.apply(update.changes.clone());
+                Some(update)
+            }
+            News::Answers(answers) => {
+                self.answers.extend(answers);
+                None
+            }
+        }
     }
 
     /// Applies updates until the state is as it should be.
     async fn until(&mut self, what: &str, is_reached: impl Fn(&Snapshot) -> bool) -> Update {
         let mut last = Update::default();
         while !is_reached(self.store.snapshot()) {
-            let update = tokio::time::timeout(LONG, self.discovered.updates.recv()).await;
-            last =
-                update.unwrap_or_else(|_| panic!("{what}: {:?}", self.discovery.status())).expect("the source lives");
-            self.store.apply(last.changes.clone());
+            let taken = tokio::time::timeout(LONG, self.take()).await;
+            let taken = taken.unwrap_or_else(|_| panic!("{what}: {:?}", self.discovery.status()));
+            last = taken.unwrap_or(last);
         }
         last
     }
 
+    /// The next answer, with the state as it is at that point.
     async fn answer(&mut self) -> Wanted {
         tokio::time::timeout(LONG, async {
             loop {
-                tokio::select! {
-                    biased;
-                    update = self.discovered.updates.recv() => {
-                        self.store.apply(update.expect("the source lives").changes);
-                    }
-                    wanted = self.discovered.answers.recv() => return wanted.expect("the source lives"),
+                if let Some(wanted) = self.answers.pop_front() {
+                    return wanted;
                 }
+                self.take().await;
             }
         })
         .await
