@@ -87,7 +87,7 @@ fn digest(file: &PathBuf) -> Result<String> {
     Ok(text.split(' ').next().context("sha256sum said nothing")?.to_owned())
 }
 
-fn start_controller(world: &World, host: &Node, address: SocketAddr) -> Result<Process> {
+pub(crate) fn start_controller(world: &World, host: &Node, address: SocketAddr) -> Result<Process> {
     let binary = weft_binary()?;
     let mut controller = host.spawn(&[
         &binary.to_string_lossy(),

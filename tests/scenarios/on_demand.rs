@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use weft_tests::server::{Behaviour, Server};
 use weft_tests::{Agent, Pod, PodSpec, ServiceSpec, eventually};
 
 use crate::client::{Conversation, Outcome, assert_answered, assert_refused, eventually_answered, ping};
-use crate::control_plane::{Mesh, Mode};
+use crate::control_plane::{Mesh, Mode, start_controller};
 use crate::pair::{NAMESPACE, authorization, serve};
 
 /// How long a connection waits for an answer.
@@ -270,4 +271,51 @@ fn a_change_while_the_controller_was_away_is_learnt_of_what_was_outside_as_well(
     let tap = mesh.nodes[1].tap()?;
     eventually_answered(&mesh.client, late.at(8080))?;
     tap.stop()?.is_only_tls(mesh.client.ip(), late.ip(), 15008)
+}
+
+#[test]
+fn whatever_restarts_no_byte_to_a_pod_of_the_mesh_is_in_clear() -> Result<()> {
+    let mut mesh = Mesh::start(Mode::OnDemand)?;
+    let _echo = serve(&mesh.server, 8080, Behaviour::Echo)?;
+    let web = mesh.world.service(&ServiceSpec::new("web").namespace(NAMESPACE).port(80, 8080))?;
+    mesh.server.set_label("app", Some("web"))?;
+    let tap = mesh.nodes[1].tap()?;
+    let is_over = AtomicBool::new(false);
+    let (client, to) = (&mesh.client, [mesh.server.at(8080), (web[0], 80).into(), mesh.server.at6(8080)]);
+    let (answered, failed) = thread::scope(|scope| -> Result<(u64, u64)> {
+        let dialling = scope.spawn(|| {
+            let (mut answered, mut failed) = (0, 0);
+            while !is_over.load(Ordering::Relaxed) {
+                for to in to {
+                    match ping(client, to) {
+                        Ok(Outcome::Answered(_)) => answered += 1,
+                        _ => failed += 1,
+                    }
+                }
+            }
+            (answered, failed)
+        });
+        let mut disturb = || -> Result<()> {
+            for round in 0..3 {
+                mesh.controller.kill()?;
+                mesh.server.set_label("round", Some(&round.to_string()))?;
+                mesh.controller = start_controller(&mesh.world, &mesh.nodes[0], mesh.address)?;
+                mesh.agents[0].kill()?;
+                mesh.agents[0].restart()?;
+                mesh.agents[0].wait_enrolled(client)?;
+                mesh.agents[0].wait_for_protocol(&mesh.server, "hbone")?;
+            }
+            Ok(())
+        };
+        let disturbed = disturb();
+        is_over.store(true, Ordering::Relaxed);
+        let counts = dialling.join().expect("it does not panic");
+        disturbed.map(|()| counts)
+    })?;
+    let recording = tap.stop()?;
+    recording.is_only_tls(mesh.client.ip(), mesh.server.ip(), 15008)?;
+    recording.is_only_tls(mesh.client.ip6(), mesh.server.ip6(), 15008)?;
+    ensure!(answered > 0, "{failed} connections failed, and none was answered");
+    println!("{answered} connections were answered, {failed} failed while their agent was away");
+    Ok(())
 }
