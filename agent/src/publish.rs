@@ -188,8 +188,7 @@ impl Publisher {
     /// that an answer which crossed a question is never taken for that; until then its connections wait.
     fn is_lost(&mut self, address: IpAddr, next: &Snapshot) -> bool {
         let Some(on_demand) = &mut self.on_demand else { return false };
-        let is_known = next.service_by_address(address).is_some() || next.workload_by_address(address).is_some();
-        if is_known || !on_demand.wanted.set_answered(address, false) {
+        if is_known(next, address) || !on_demand.wanted.set_answered(address, false) {
             return false;
         }
         on_demand.demand.withdraw(address);
@@ -220,10 +219,7 @@ impl Publisher {
             let Some(on_demand) = &mut self.on_demand else { return };
             if on_demand.wanted.is_full() {
                 let snapshot = self.store.snapshot();
-                let is_known = |address| {
-                    snapshot.service_by_address(address).is_some() || snapshot.workload_by_address(address).is_some()
-                };
-                for old in on_demand.wanted.make_room(is_known) {
+                for old in on_demand.wanted.make_room(|address| is_known(snapshot, address)) {
                     self.release(old);
                 }
             }
@@ -263,7 +259,8 @@ impl Publisher {
         let now = Instant::now();
         let Some(on_demand) = &mut self.on_demand else { return };
         on_demand.wanted.touch(addresses, now);
-        for address in on_demand.wanted.idle(on_demand.discovery.status().is_connected, now) {
+        let (is_connected, snapshot) = (on_demand.discovery.status().is_connected, self.store.snapshot());
+        for address in on_demand.wanted.idle(is_connected, |address| is_known(snapshot, address), now) {
             self.release(address);
         }
     }
@@ -300,6 +297,11 @@ impl Publisher {
             report("noting an address as outside", self.capture.put_outside(address));
         }
     }
+}
+
+/// Whether a service or a workload has an address.
+fn is_known(snapshot: &Snapshot, address: IpAddr) -> bool {
+    snapshot.service_by_address(address).is_some() || snapshot.workload_by_address(address).is_some()
 }
 
 /// On demand nothing is known of the mesh's ranges: whatever is not known to be outside goes to the agent.

@@ -13,6 +13,9 @@ pub const MAX_WANTED: usize = 16_384;
 const MADE_ROOM: usize = MAX_WANTED / 16;
 /// What nobody has talked to for so long is asked for no more.
 const IDLE: Duration = Duration::from_secs(600);
+/// So many that are outside the mesh are remembered however long ago they were talked to: they cost little, and connections to
+/// them go on while nobody is there to answer.
+const KEPT_OUTSIDE: usize = 4096;
 /// How long what was not answered is asked for, with nobody there to answer.
 const UNANSWERED: Duration = Duration::from_secs(60);
 
@@ -83,15 +86,28 @@ impl WantedAddresses {
         candidates.into_iter().map(|(_, _, address)| address).collect()
     }
 
-    /// Those that nobody has talked to for long. While nobody is there to answer, what is known stays, and what was not
-    /// answered goes sooner.
-    #[must_use]
-    pub fn idle(&self, is_connected: bool, now: Instant) -> Vec<IpAddr> {
-        let is_idle = |entry: &Entry| {
-            let unused = now.saturating_duration_since(entry.used);
-            if is_connected { unused >= IDLE } else { !entry.is_answered && unused >= UNANSWERED }
-        };
-        self.entries.iter().filter(|(_, entry)| is_idle(entry)).map(|(address, _)| *address).collect()
+    /// Those that nobody has talked to for long, but for some of those outside the mesh, as `is_known` says. While nobody is
+    /// there to answer, what was answered stays, and what was not goes sooner.
+    pub fn idle(&self, is_connected: bool, is_known: impl Fn(IpAddr) -> bool, now: Instant) -> Vec<IpAddr> {
+        let unused = |entry: &Entry| now.saturating_duration_since(entry.used);
+        if !is_connected {
+            let is_idle = |entry: &Entry| !entry.is_answered && unused(entry) >= UNANSWERED;
+            return self.entries.iter().filter(|(_, entry)| is_idle(entry)).map(|(address, _)| *address).collect();
+        }
+        let mut idle = Vec::new();
+        let (mut outside, mut idle_outside) = (0, Vec::new());
+        for (address, entry) in &self.entries {
+            let is_outside = entry.is_answered && !is_known(*address);
+            outside += usize::from(is_outside);
+            match (unused(entry) >= IDLE, is_outside) {
+                (true, true) => idle_outside.push((entry.used, *address)),
+                (true, false) => idle.push(*address),
+                (false, _) => {}
+            }
+        }
+        idle_outside.sort_unstable();
+        idle.extend(idle_outside.iter().take(outside.saturating_sub(KEPT_OUTSIDE)).map(|(_, address)| address));
+        idle
     }
 }
 
@@ -129,10 +145,24 @@ mod tests {
         assert!(!wanted.set_answered(address(0), true) && !wanted.set_answered(address(9), true));
         let later = start + IDLE;
         wanted.touch(&[address(1)], later);
-        let mut idle = wanted.idle(true, later);
+        let mut idle = wanted.idle(true, |_| true, later);
         idle.sort();
         assert_eq!(idle, [address(0), address(2)]);
-        assert_eq!(wanted.idle(false, later), [address(2)], "what is known stays while nobody could tell it again");
+        assert_eq!(wanted.idle(true, |_| false, later), [address(2)], "what is outside costs little");
+        let idle = wanted.idle(false, |_| true, later);
+        assert_eq!(idle, [address(2)], "what is known stays while nobody could tell it again");
+    }
+
+    #[test]
+    fn of_those_outside_the_oldest_go_when_they_are_many() {
+        let start = Instant::now();
+        let mut wanted = WantedAddresses::default();
+        for number in 0..KEPT_OUTSIDE + 3 {
+            wanted.insert(address(number), start + Duration::from_millis(number as u64));
+            wanted.set_answered(address(number), true);
+        }
+        let later = start + Duration::from_secs(60) + IDLE;
+        assert_eq!(wanted.idle(true, |_| false, later), [0, 1, 2].map(address));
     }
 
     #[test]
