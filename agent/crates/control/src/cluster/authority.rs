@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
@@ -59,9 +60,15 @@ enum Seen {
     /// Nothing yet.
     Unknown,
     Absent,
-    /// It is there, and this is what it makes.
-    There(Result<Arc<CertificateAuthority>, String>),
+    /// It is there, and this is what its content makes.
+    There {
+        content: Content,
+        makes: Result<Arc<CertificateAuthority>, String>,
+    },
 }
+
+/// What tells the content of one version of a Secret from that of another.
+type Content = Option<[u8; 32]>;
 
 struct Keeper {
     secrets: Api<Secret>,
@@ -106,7 +113,7 @@ impl Keeper {
     fn note(&mut self, name: &str, news: Result<Option<Secret>, watcher::Error>) {
         let seen = match news {
             Ok(None) => Seen::Absent,
-            Ok(Some(secret)) => Seen::There(self.read(name, secret)),
+            Ok(Some(secret)) => self.read(name, secret),
             Err(error) => {
                 // What was seen stays.
                 let hint = match code(&error) {
@@ -123,9 +130,27 @@ impl Keeper {
         }
     }
 
+    /// What is seen of a Secret that is there. Each new list names it again, and labels may change: what has the same
+    /// content is the same authority.
+    fn read(&self, name: &str, secret: Secret) -> Seen {
+        let data = secret.data.unwrap_or_default();
+        let content = digest_of(&data);
+        let before = if name == GIVEN { &self.given } else { &self.made };
+        let makes = match before {
+            Seen::There { content: known, makes: Ok(authority) } if content.is_some() && *known == content => {
+                Ok(Arc::clone(authority))
+            }
+            _ => self.authority(name, data),
+        };
+        Seen::There { content, makes }
+    }
+
     /// The authority that a Secret makes.
-    fn read(&self, name: &str, secret: Secret) -> Result<Arc<CertificateAuthority>, String> {
-        let mut data = secret.data.unwrap_or_default();
+    fn authority(
+        &self,
+        name: &str,
+        mut data: BTreeMap<String, ByteString>,
+    ) -> Result<Arc<CertificateAuthority>, String> {
         let key = data.remove(AuthorityMaterial::KEY).map(|bytes| Zeroizing::new(bytes.0));
         let mut part = |name: &str| data.remove(name).map(|bytes| bytes.0);
         let missing = |part: &str| {
@@ -153,8 +178,8 @@ impl Keeper {
     /// Puts the authority in force that should be.
     async fn decide(&mut self) {
         let found = match (&self.given, &self.made) {
-            (Seen::There(found), _) => (GIVEN, found.clone()),
-            (Seen::Absent, Seen::There(found)) => (MADE, found.clone()),
+            (Seen::There { makes, .. }, _) => (GIVEN, makes.clone()),
+            (Seen::Absent, Seen::There { makes, .. }) => (MADE, makes.clone()),
             (Seen::Absent, Seen::Absent) => return self.make().await,
             // Whether the operator has given one must be known first.
             _ => return,
@@ -166,8 +191,7 @@ impl Keeper {
         }
     }
 
-    fn take(&mut self, name: &str, authority: Arc<CertificateAuthority>) {
-        self.backoff.reset();
+    fn take(&self, name: &str, authority: Arc<CertificateAuthority>) {
         let is_news = self.sender.send_if_modified(|state| {
             let is_same = state.authority.as_ref().is_some_and(|known| Arc::ptr_eq(known, &authority));
             let is_news = !is_same || state.problem.is_some();
@@ -211,12 +235,13 @@ impl Keeper {
         };
         match made {
             Ok(made) => {
-                let read = self.read(MADE, made);
-                self.made = Seen::There(read.clone());
+                self.made = self.read(MADE, made);
                 self.again = None;
-                match read {
-                    Ok(authority) => self.take(MADE, authority),
-                    Err(reason) => self.complain(reason),
+                self.backoff.reset();
+                match &self.made {
+                    Seen::There { makes: Ok(authority), .. } => self.take(MADE, Arc::clone(authority)),
+                    Seen::There { makes: Err(reason), .. } => self.complain(reason.clone()),
+                    _ => {}
                 }
             }
             Err(failure) => {
@@ -255,6 +280,16 @@ fn watch(secrets: Api<Secret>, name: &str) -> impl Stream<Item = Result<Option<S
     watcher::watch_object(secrets, name).backoff(Retries::default())
 }
 
+/// The digest of all parts, each with its name and length.
+fn digest_of(data: &BTreeMap<String, ByteString>) -> Content {
+    let mut digest = Context::new(&SHA256);
+    for part in data.iter().flat_map(|(name, bytes)| [name.as_bytes(), &bytes.0]) {
+        digest.update(&part.len().to_be_bytes());
+        digest.update(part);
+    }
+    digest.finish().as_ref().try_into().ok()
+}
+
 /// The Secret that keeps a root.
 fn secret(material: AuthorityMaterial) -> Secret {
     let mut data = BTreeMap::new();
@@ -267,3 +302,6 @@ fn secret(material: AuthorityMaterial) -> Secret {
     let metadata = ObjectMeta { name: Some(MADE.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
     Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() }
 }
+
+#[cfg(test)]
+mod tests;
