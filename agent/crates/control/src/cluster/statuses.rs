@@ -7,8 +7,9 @@
 //! statuses nothing is written: for that the controller would have to be allowed to change the policies themselves.
 
 mod verdict;
+mod wide;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -21,10 +22,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_stream::{StreamExt, StreamMap};
 use verdict::Verdict;
+use wide::Wide;
 
 use super::{Failure, answered};
-use crate::manifest::read_object;
-use crate::object::{Interner, Kind, ObjectId};
+use crate::manifest::{Reading, read_object};
+use crate::object::{Interner, Kind, Object, ObjectId};
 use crate::source::kubernetes::{Retries, resource};
 
 /// The type of the condition.
@@ -96,6 +98,9 @@ struct Due {
 struct Statuses {
     root_namespace: String,
     interner: Interner,
+    wide: Wide,
+    /// Kinds whose list is under way: what overrides what is known when it ends.
+    listing: HashSet<Kind>,
     due: BTreeMap<ObjectId, Due>,
     /// When objects were written to lately.
     written: HashMap<ObjectId, Instant>,
@@ -110,6 +115,8 @@ impl Statuses {
         Self {
             root_namespace,
             interner: Interner::default(),
+            wide: Wide::default(),
+            listing: HashSet::new(),
             due: BTreeMap::new(),
             written: HashMap::new(),
             left_alone: HashMap::new(),
@@ -123,22 +130,62 @@ impl Statuses {
             Event::Delete(object) => {
                 let text = |text: Option<String>| text.unwrap_or_default().into();
                 let (namespace, name) = (text(object.metadata.namespace), text(object.metadata.name));
-                self.due.remove(&ObjectId { kind, namespace, name });
+                let id = ObjectId { kind, namespace, name };
+                self.due.remove(&id);
+                if kind == Kind::PeerAuthentication && self.wide.remove(&id) {
+                    self.look_at_others(&id);
+                }
             }
-            Event::Init => {}
-            // What was deleted unseen is found out by writing to it.
-            Event::InitDone => self.interner.forget_unused(),
+            Event::Init => {
+                self.listing.insert(kind);
+                if kind == Kind::PeerAuthentication {
+                    self.wide.clear();
+                }
+            }
+            Event::InitDone => {
+                self.listing.remove(&kind);
+                // Of what was deleted unseen that is found out by writing to it.
+                self.interner.forget_unused();
+            }
         }
     }
 
-    /// Notes an object whose status should be another.
+    /// Looks at an object, and at those that it overrides.
     fn look(&mut self, kind: Kind, mut object: DynamicObject) {
         object.metadata.managed_fields = None;
+        let kept = (kind == Kind::PeerAuthentication).then(|| object.clone());
+        let Some((id, is_wide)) = self.judge(kind, object) else { return };
+        let Some(object) = kept else { return };
+        let was_wide = self.wide.remove(&id);
+        if is_wide {
+            self.wide.put(&id, object.clone());
+            if self.wide.senior_of(&id).is_some() {
+                self.judge(kind, object);
+            }
+        }
+        if is_wide || was_wide {
+            self.look_at_others(&id);
+        }
+    }
+
+    fn look_at_others(&mut self, id: &ObjectId) {
+        for other in self.wide.others(id) {
+            self.judge(id.kind, other);
+        }
+    }
+
+    /// Notes an object whose status should be another. Returns which it is, and whether it is a PeerAuthentication for a
+    /// whole namespace.
+    fn judge(&mut self, kind: Kind, object: DynamicObject) -> Option<(ObjectId, bool)> {
         let (generation, version) = (object.metadata.generation, object.metadata.resource_version.clone());
-        let Ok(tree) = serde_json::to_value(object) else { return };
-        let (Some(entry), problems) = read_object(kind, &tree, &mut self.interner) else { return };
+        let tree = serde_json::to_value(object).ok()?;
+        let (entry, problems) = read_object(kind, &tree, &mut self.interner);
+        let entry = entry?;
         let id = entry.id;
-        let verdict = Verdict::of(&id, &entry.reading, &problems, &self.root_namespace);
+        let (Reading::Valid(read) | Reading::Invalid(Some(read))) = &entry.reading else { return None };
+        let is_wide = matches!(read, Object::PeerAuthentication(policy) if policy.selector.is_none());
+        let senior = self.wide.senior_of(&id).filter(|_| is_wide);
+        let verdict = Verdict::of(&id, &entry.reading, &problems, &self.root_namespace, senior.as_deref());
         let conditions = tree.pointer("/status/conditions").and_then(Value::as_array);
         let conditions = conditions_with(conditions.map_or(&[][..], Vec::as_slice), &verdict, generation);
         let now = Instant::now();
@@ -146,23 +193,28 @@ impl Statuses {
             (Some(conditions), Some(version)) => {
                 let of_one = self.written.get(&id).map_or(now, |written| *written + PACE_OF_ONE);
                 let of_kind = self.left_alone.get(&kind).copied().unwrap_or(now);
-                self.due.insert(id, Due { not_before: of_one.max(of_kind).max(now), version, conditions });
+                let due = Due { not_before: of_one.max(of_kind).max(now), version, conditions };
+                self.due.insert(id.clone(), due);
             }
             _ => {
                 self.due.remove(&id);
             }
         }
+        Some((id, is_wide))
     }
 
     /// When there is something to write, if nothing else happens.
     fn next(&self) -> Option<Instant> {
-        self.due.values().map(|due| due.not_before.max(self.open_at)).min()
+        let open = self.due.iter().filter(|(id, _)| !self.listing.contains(&id.kind));
+        open.map(|(_, due)| due.not_before.max(self.open_at)).min()
     }
 
     /// Takes out what is to be written now.
     fn begin(&mut self) -> Option<(ObjectId, Due)> {
         let now = Instant::now();
-        let (id, _) = self.due.iter().find(|(_, due)| due.not_before.max(self.open_at) <= now)?;
+        let is_due =
+            |id: &ObjectId, due: &Due| due.not_before.max(self.open_at) <= now && !self.listing.contains(&id.kind);
+        let (id, _) = self.due.iter().find(|(id, due)| is_due(id, due))?;
         let id = id.clone();
         self.due.remove_entry(&id)
     }

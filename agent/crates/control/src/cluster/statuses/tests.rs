@@ -98,7 +98,46 @@ fn a_peer_authentication_that_cannot_count_is_told_so() {
     });
     let (entry, problems) = read_object(Kind::PeerAuthentication, &tree, &mut Interner::default());
     let entry = entry.expect("it has a name");
-    let of = |root: &str| Verdict::of(&entry.id, &entry.reading, &problems, root);
+    let of = |root: &str| Verdict::of(&entry.id, &entry.reading, &problems, root, None);
     assert_eq!((of("istio-system").is_accepted, of("istio-system").reason), (false, "NoEffect"));
     assert_eq!((of("mesh").is_accepted, of("mesh").reason), (true, "Accepted"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_peer_authentications_for_a_namespace_only_the_oldest_is_in_force() {
+    let policy = |name: &str, year: u32| -> DynamicObject {
+        let tree = json!({
+            "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {
+                "name": name, "namespace": "shop", "generation": 1, "resourceVersion": format!("{name}-{year}"),
+                "creationTimestamp": format!("{year}-01-01T00:00:00Z"),
+            },
+            "spec": { "mtls": { "mode": "STRICT" } },
+        });
+        serde_json::from_value(tree).expect("the object is well-formed")
+    };
+    let mut statuses = statuses();
+    let note = |statuses: &mut Statuses, event| statuses.note(Kind::PeerAuthentication, event);
+    let due = |statuses: &Statuses| -> Vec<String> {
+        let reason = |due: &Due| due.conditions[0]["reason"].as_str().map(str::to_owned).unwrap_or_default();
+        statuses.due.iter().map(|(id, due)| format!("{} {}", id.name, reason(due))).collect()
+    };
+    note(&mut statuses, Event::Init);
+    note(&mut statuses, Event::InitApply(policy("a", 2025)));
+    assert_eq!((statuses.next(), statuses.begin()), (None, None), "what overrides it is not known yet");
+    note(&mut statuses, Event::InitApply(policy("b", 2024)));
+    note(&mut statuses, Event::InitDone);
+    assert_eq!(due(&statuses), ["a Overridden", "b Accepted"]);
+    assert!(statuses.next().is_some());
+    note(&mut statuses, Event::Apply(policy("c", 2023)));
+    assert_eq!(due(&statuses), ["a Overridden", "b Overridden", "c Accepted"]);
+    note(&mut statuses, Event::Delete(policy("c", 2023)));
+    note(&mut statuses, Event::Delete(policy("b", 2024)));
+    assert_eq!(due(&statuses), ["a Accepted"]);
+    // With a selector it is about other pods, as far as anybody knows here.
+    let mut narrow = policy("b", 2024);
+    narrow.data["spec"]["selector"] = json!({ "matchLabels": { "app": "b" } });
+    note(&mut statuses, Event::Apply(policy("b", 2024)));
+    note(&mut statuses, Event::Apply(narrow));
+    assert_eq!(due(&statuses), ["a Accepted", "b Accepted"]);
 }

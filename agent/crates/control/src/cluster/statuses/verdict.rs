@@ -18,8 +18,14 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Judges a policy by how it was read.
-    pub fn of(id: &ObjectId, reading: &Reading, problems: &[Problem], root_namespace: &str) -> Self {
+    /// Judges a policy by how it was read. `senior` is one that is in force in its place.
+    pub fn of(
+        id: &ObjectId,
+        reading: &Reading,
+        problems: &[Problem],
+        root_namespace: &str,
+        senior: Option<&str>,
+    ) -> Self {
         let new = |is_accepted, reason, message: &str| Self { is_accepted, reason, message: said(message, problems) };
         let object = match reading {
             Reading::Valid(object) => object,
@@ -41,6 +47,10 @@ impl Verdict {
                 return new(false, "Invalid", message);
             }
         };
+        if let Some(senior) = senior {
+            let message = format!("not in force: {}/{senior} is about the same pods and is older", id.namespace);
+            return new(false, "Overridden", &message);
+        }
         match object {
             Object::AuthorizationPolicy(policy) if policy.is_dry_run => {
                 new(true, "DryRun", "on trial by the annotation istio.io/dry-run: nothing of it is enforced")
