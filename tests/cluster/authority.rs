@@ -49,7 +49,7 @@ fn leader(cluster: &Cluster) -> Result<String> {
 #[test]
 fn controllers_that_start_at_once_make_one_root_and_keep_the_cluster_in_order() -> Result<()> {
     let cluster = shop()?;
-    let plane = ControlPlane::start(&cluster, 2)?;
+    let mut plane = ControlPlane::start(&cluster, 2, &[])?;
 
     // One root, whoever was first.
     let root = get(&cluster, &["secret", "weft-ca", "--namespace=weft-system"])?["data"]["root-cert.pem"].clone();
@@ -108,5 +108,19 @@ fn controllers_that_start_at_once_make_one_root_and_keep_the_cluster_in_order() 
     })?;
     cluster.kubectl(&[&["delete"], &map[..]].concat())?.success()?;
     ensure!(plane.bundle("default")? == bundle);
-    Ok(())
+
+    // A Secret of the operator's that makes no authority: who has one signs on, who starts waits until it is right.
+    let secret = ["secret", "generic", "cacerts", "--namespace=weft-system", "--from-literal=ca-cert.pem=nonsense"];
+    cluster.kubectl(&[&["create"], &secret[..]].concat())?.success()?;
+    let waiting = plane.one_more()?;
+    for (controller, words) in [(1 - index, "the last one signs on"), (usize::from(waiting), "waiting for it")] {
+        let log = controller_log(u16::try_from(controller)?);
+        eventually_within(PATIENCE, &format!("{log} says what is wrong"), || {
+            let text = plane.log(&log);
+            Ok((text.contains(words) && text.contains("weft-system/cacerts has no ca-key.pem")).then_some(()))
+        })?;
+    }
+    ensure!(!plane.log(&controller_log(waiting)).contains("the controller runs"), "it serves without an authority");
+    cluster.kubectl(&["delete", "secret", "cacerts", "--namespace=weft-system"])?.success()?;
+    plane.wait_for_controller(waiting)
 }

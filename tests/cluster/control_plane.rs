@@ -17,6 +17,12 @@ const RBAC: &str = include_str!("rbac.yaml");
 /// The shop's namespace in the mesh, and on each node a pod whose token an agent shows.
 const MESH: &str = include_str!("mesh.yaml");
 
+/// Says of the shop's pods, as their agents would, that they are captured.
+pub(super) fn announce(cluster: &Cluster) -> Result<()> {
+    let annotation = "ambient.istio.io/redirection=enabled";
+    cluster.kubectl(&["annotate", "pods", "--all", "--overwrite", annotation])?.success().map(drop)
+}
+
 /// The controllers of a cluster.
 pub(super) struct ControlPlane<'a> {
     cluster: &'a Cluster,
@@ -25,8 +31,9 @@ pub(super) struct ControlPlane<'a> {
 }
 
 impl<'a> ControlPlane<'a> {
-    /// Starts so many controllers at once, and waits until all of them run. They may do what the chart's may.
-    pub(super) fn start(cluster: &'a Cluster, count: u16) -> Result<Self> {
+    /// Starts so many controllers at once, and waits until all of them run. They may do what the chart's may, and are given
+    /// `flags` besides.
+    pub(super) fn start(cluster: &'a Cluster, count: u16, flags: &[&str]) -> Result<Self> {
         cluster.apply(RBAC)?;
         cluster.apply(MESH)?;
         eventually_within(PATIENCE, "the pods whose tokens are shown run", || {
@@ -34,14 +41,14 @@ impl<'a> ControlPlane<'a> {
             Ok(cluster.kubectl(&wait)?.status.success().then_some(()))
         })?;
         let folder = cluster.folder().join("controller");
-        fs::create_dir_all(folder.join("config"))?;
+        fs::create_dir_all(&folder)?;
         let mut plane = Self { cluster, folder, controllers: Vec::new() };
         let token = cluster.kubectl(&["create", "token", "weft-controller", "--namespace=weft-system"])?.success()?;
         let mut kubeconfig: Value = serde_json::from_slice(&fs::read(cluster.kubeconfig())?)?;
         kubeconfig["users"][0]["user"]["token"] = token.trim().into();
         fs::write(plane.folder.join("kubeconfig"), kubeconfig.to_string())?;
         for index in 0..count {
-            let controller = plane.controller(index)?;
+            let controller = plane.controller(index, flags)?;
             plane.controllers.push(controller);
         }
         for index in 0..count {
@@ -50,9 +57,18 @@ impl<'a> ControlPlane<'a> {
         Ok(plane)
     }
 
-    fn controller(&self, index: u16) -> Result<Process> {
+    /// Starts one more, without waiting for it, and returns its number.
+    pub(super) fn one_more(&mut self) -> Result<u16> {
+        let index = u16::try_from(self.controllers.len())?;
+        let controller = self.controller(index, &[])?;
+        self.controllers.push(controller);
+        Ok(index)
+    }
+
+    fn controller(&self, index: u16, flags: &[&str]) -> Result<Process> {
         let mut command = self.cluster.command(&weft_binary()?.to_string_lossy())?;
         command.args(["controller", "--kubernetes", "--names", "127.0.0.1", "--metrics", "off", "--readiness", "off"]);
+        command.args(flags);
         command.arg("--listen").arg(format!("127.0.0.1:{}", port(index)));
         command.arg("--kubeconfig").arg(self.folder.join("kubeconfig")).process_group(0);
         Process::spawn_logging_to(command, &self.folder.join(controller_log(index)))
@@ -108,7 +124,7 @@ impl<'a> ControlPlane<'a> {
     /// controller, and trusts what is in `roots-NODE` now.
     pub(super) fn agent(&self, node: &str, token: &Path) -> Result<Agent<'_>> {
         let folder = &self.folder;
-        let (config, roots) = (folder.join(format!("config-{node}")), self.roots_of(node));
+        let (config, roots) = (self.config_of(node), self.roots_of(node));
         fs::create_dir_all(&config)?;
         if !roots.exists() {
             fs::write(&roots, self.bundle("weft-system")?)?;
@@ -134,6 +150,12 @@ impl<'a> ControlPlane<'a> {
         Ok(Agent { plane: self, process, pins, state })
     }
 
+    /// The folder of the pods of a node's agent.
+    pub(super) fn config_of(&self, node: &str) -> PathBuf {
+        self.folder.join(format!("config-{node}"))
+    }
+
+    /// The file of the roots that a node's agent trusts.
     pub(super) fn roots_of(&self, node: &str) -> PathBuf {
         self.folder.join(format!("roots-{node}.pem"))
     }

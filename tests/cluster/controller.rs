@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use weft_tests::cluster::Cluster;
 use weft_tests::eventually_within;
 
-use super::control_plane::{ControlPlane, controller_log};
+use super::control_plane::{ControlPlane, announce, controller_log};
 use super::{PATIENCE, shop};
 
 const DENY: &str = r#"
@@ -16,16 +15,10 @@ metadata: {name: deny-all, namespace: default}
 spec: {}
 "#;
 
-/// Says of the shop's pods, as their agents would, that they are captured.
-fn announce(cluster: &Cluster) -> Result<()> {
-    let annotation = "ambient.istio.io/redirection=enabled";
-    cluster.kubectl(&["annotate", "pods", "--all", "--overwrite", annotation])?.success().map(drop)
-}
-
 #[test]
 fn an_agent_learns_of_a_controller_what_the_cluster_has() -> Result<()> {
     let cluster = shop()?;
-    let plane = ControlPlane::start(&cluster, 1)?;
+    let plane = ControlPlane::start(&cluster, 1, &[])?;
     announce(&cluster)?;
 
     // Tokens of others, and for others, are refused.

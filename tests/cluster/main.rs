@@ -10,6 +10,7 @@ mod cni;
 mod control_plane;
 mod controller;
 mod mesh;
+mod rotation;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -208,3 +208,44 @@ fn account(text: &str) -> Result<String, String> {
     agent::node_name(name)?;
     Ok(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        controller: ControllerArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<ControllerSource, String> {
+        let line = Line::try_parse_from([&["weft"], arguments].concat()).map_err(|error| error.to_string())?;
+        line.controller.into_options().map(|options| options.source).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_controller_of_a_cluster_finds_its_authority_and_lease_in_its_namespace() {
+        let source = |namespace: &str| ControllerSource::Kubernetes {
+            kubeconfig: None,
+            namespace: namespace.to_owned(),
+            agent_accounts: vec!["weft-system/weft-agent".to_owned()],
+        };
+        assert_eq!(parse(&["--kubernetes"]), Ok(source("weft-system")));
+        assert_eq!(parse(&["--kubernetes", "--namespace", "mesh"]), Ok(source("mesh")));
+        assert!(parse(&["--kubernetes", "--namespace", "a/b"]).is_err());
+    }
+
+    #[test]
+    fn what_describes_the_mesh_says_where_the_authority_is() {
+        let files = ControllerSource::Files { config: "/c".into(), tokens: "/t".into(), ca_dir: "/ca".into() };
+        assert_eq!(parse(&["--config", "/c", "--tokens", "/t", "--ca-dir", "/ca"]), Ok(files));
+        for other in [["--ca-dir", "/ca"], ["--config", "/c"], ["--tokens", "/t"]] {
+            let error = parse(&[&["--kubernetes"], &other[..]].concat()).expect_err("the cluster has it");
+            assert!(error.contains("cannot be used with"), "{error}");
+        }
+        assert!(parse(&[]).is_err(), "nobody knows the agents' tokens");
+    }
+}
