@@ -6,7 +6,7 @@
 //!
 //! Both are watched. A change counts at once if it makes an authority, and else what was known signs on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ const GIVEN: &str = "cacerts";
 const MADE: &str = "weft-ca";
 /// How often, at first and at last, making one is tried again.
 const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// Things that are wrong at one time, and are not said again.
+const MOST_SAID: usize = 16;
 
 /// Follows the Secrets of `namespace`, in a task of `tasks`, and makes the root where there is none.
 #[must_use]
@@ -50,6 +52,7 @@ pub fn follow(client: &Client, namespace: &str, trust_domain: &str, clock: Arc<d
         made: Seen::Unknown,
         backoff: Backoff::new(RETRIES.0, RETRIES.1),
         again: None,
+        said: HashSet::new(),
     };
     tasks.spawn("certificate-authority", keeper.run(tasks.shutdown()));
     signing
@@ -81,6 +84,8 @@ struct Keeper {
     backoff: Backoff,
     /// When making a root is tried again.
     again: Option<Instant>,
+    /// What is wrong and was said in the log.
+    said: HashSet<String>,
 }
 
 impl Keeper {
@@ -95,12 +100,15 @@ impl Keeper {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
+            let is_news = tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
                 Some(news) = given.next() => self.note(GIVEN, news),
                 Some(news) = made.next() => self.note(MADE, news),
-                () = is_time => {}
+                () = is_time => true,
+            };
+            if !is_news {
+                continue;
             }
             tokio::select! {
                 biased;
@@ -110,7 +118,8 @@ impl Keeper {
         }
     }
 
-    fn note(&mut self, name: &str, news: Result<Option<Secret>, watcher::Error>) {
+    /// Takes in what a watch says. Returns whether it is anything to decide about.
+    fn note(&mut self, name: &str, news: Result<Option<Secret>, watcher::Error>) -> bool {
         let seen = match news {
             Ok(None) => Seen::Absent,
             Ok(Some(secret)) => self.read(name, secret),
@@ -120,14 +129,25 @@ impl Keeper {
                     Some(403) => "its Role must allow get, list and watch of this Secret",
                     _ => "trying again",
                 };
-                return self
-                    .complain(format!("watching the Secret {}/{name} failed ({error}): {hint}", self.namespace));
+                let reason = format!("watching the Secret {}/{name} failed ({error}): {hint}", self.namespace);
+                if !self.has_authority() {
+                    self.complain(reason);
+                } else if self.is_unsaid(&reason) {
+                    // An API server that is away for a while is nothing wrong with the authority.
+                    tracing::warn!(reason, "the authority that is known signs on");
+                }
+                return false;
             }
         };
         match name {
             GIVEN => self.given = seen,
             _ => self.made = seen,
         }
+        true
+    }
+
+    fn has_authority(&self) -> bool {
+        self.sender.borrow().authority.is_some()
     }
 
     /// What is seen of a Secret that is there. Each new list names it again, and labels may change: what has the same
@@ -191,23 +211,21 @@ impl Keeper {
         }
     }
 
-    fn take(&self, name: &str, authority: Arc<CertificateAuthority>) {
-        let is_news = self.sender.send_if_modified(|state| {
-            let is_same = state.authority.as_ref().is_some_and(|known| Arc::ptr_eq(known, &authority));
-            let is_news = !is_same || state.problem.is_some();
-            *state = SigningState { authority: Some(Arc::clone(&authority)), problem: None };
-            is_news
-        });
-        if is_news {
-            let secret = format!("{}/{name}", self.namespace);
+    fn take(&mut self, name: &str, authority: Arc<CertificateAuthority>) {
+        self.said.clear();
+        let before = self.sender.send_replace(SigningState { authority: Some(Arc::clone(&authority)), problem: None });
+        let secret = format!("{}/{name}", self.namespace);
+        if !before.authority.is_some_and(|known| Arc::ptr_eq(&known, &authority)) {
             tracing::info!(target: "audit", secret, roots = authority.roots().len(), "this authority signs");
+        } else if before.problem.is_some() {
+            tracing::info!(secret, "the certificate authority is as it should be again");
         }
     }
 
     /// Makes a root, if no other controller is quicker.
     async fn make(&mut self) {
         let namespace = &self.namespace;
-        if self.sender.borrow().authority.is_some() {
+        if self.has_authority() {
             // A new root would cut off every agent that does not know it yet.
             let gone = format!(
                 "the Secrets {namespace}/{GIVEN} and {namespace}/{MADE} are gone: the authority that was known signs on \
@@ -238,10 +256,11 @@ impl Keeper {
                 self.made = self.read(MADE, made);
                 self.again = None;
                 self.backoff.reset();
-                match &self.made {
-                    Seen::There { makes: Ok(authority), .. } => self.take(MADE, Arc::clone(authority)),
-                    Seen::There { makes: Err(reason), .. } => self.complain(reason.clone()),
-                    _ => {}
+                if let Seen::There { makes, .. } = &self.made {
+                    match makes.clone() {
+                        Ok(authority) => self.take(MADE, authority),
+                        Err(reason) => self.complain(reason),
+                    }
                 }
             }
             Err(failure) => {
@@ -257,21 +276,24 @@ impl Keeper {
         }
     }
 
+    /// Whether this was not said yet since all was well. Bounded, whatever an API server may say.
+    fn is_unsaid(&mut self, reason: &str) -> bool {
+        if self.said.len() >= MOST_SAID {
+            self.said.clear();
+        }
+        self.said.insert(reason.to_owned())
+    }
+
     /// Says what is wrong, once.
-    fn complain(&self, reason: String) {
-        self.sender.send_if_modified(|state| {
-            if state.problem.as_ref() == Some(&reason) {
-                return false;
+    fn complain(&mut self, reason: String) {
+        if self.is_unsaid(&reason) {
+            if self.has_authority() {
+                tracing::error!(reason, "the certificate authority is not as it should be; the last one signs on");
+            } else {
+                tracing::error!(reason, "there is no certificate authority yet; waiting for it");
             }
-            match &state.authority {
-                Some(_) => {
-                    tracing::error!(reason, "the certificate authority is not as it should be; the last one signs on")
-                }
-                None => tracing::error!(reason, "there is no certificate authority yet; waiting for it"),
-            }
-            state.problem = Some(reason);
-            true
-        });
+        }
+        self.sender.send_modify(|state| state.problem = Some(reason));
     }
 }
 

@@ -127,6 +127,10 @@ struct Bundles {
     /// Namespaces to be written to, and from when on.
     due: BTreeSet<(Instant, String)>,
     under_way: usize,
+    /// Nothing is begun before then: the API server is away, or wants to be left alone.
+    open_at: Option<Instant>,
+    /// The status of the failure that was said last, until a write succeeds: thousands of namespaces may fail alike.
+    said: Option<u16>,
 }
 
 #[derive(Default)]
@@ -264,6 +268,9 @@ impl Bundles {
             return;
         }
         let now = Instant::now();
+        if self.open_at.is_some_and(|open_at| open_at > now) {
+            return;
+        }
         while self.under_way < AT_ONCE && self.due.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, namespace)) = self.due.pop_first() else { return };
             if let Some(state) = self.namespaces.get_mut(&namespace) {
@@ -277,7 +284,8 @@ impl Bundles {
     /// When there is something to begin, if nothing else happens.
     fn next(&self) -> Option<Instant> {
         let is_open = self.listed.are_namespaces_known && self.listed.are_maps_known && self.under_way < AT_ONCE;
-        self.due.first().filter(|_| is_open && self.roots.is_some()).map(|(due, _)| *due)
+        let first = self.due.first().filter(|_| is_open && self.roots.is_some());
+        first.map(|(due, _)| self.open_at.map_or(*due, |open_at| open_at.max(*due)))
     }
 
     /// Notes how a write has ended.
@@ -289,6 +297,7 @@ impl Bundles {
         let State::UnderWay { is_stale } = *state else { return };
         match written {
             Ok(()) => {
+                self.said = None;
                 *state = State::Right(Some(now));
                 if is_stale || self.roots.as_ref() != Some(roots) {
                     self.look(namespace);
@@ -306,8 +315,13 @@ impl Bundles {
                 };
                 if is_leaving {
                     tracing::debug!(namespace, error, "a namespace that is being removed gets no trust bundle");
+                } else if self.said.replace(failure.code) == Some(failure.code) {
+                    tracing::debug!(namespace, error, "the trust bundle could not be written here either");
                 } else {
                     tracing::warn!(namespace, error, "the trust bundle could not be written. {hint}");
+                }
+                if matches!(failure.code, 0 | 429 | 500..) {
+                    self.open_at = Some(now + PAUSE);
                 }
                 *state = State::Due(now + RETRY);
                 self.due.insert((now + RETRY, namespace.to_owned()));

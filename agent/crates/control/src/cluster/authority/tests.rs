@@ -38,6 +38,7 @@ fn keeper() -> (Keeper, Signing) {
         made: Seen::Unknown,
         backoff: Backoff::new(RETRIES.0, RETRIES.1),
         again: None,
+        said: HashSet::new(),
     };
     (keeper, signing)
 }
@@ -117,6 +118,20 @@ async fn what_makes_no_authority_is_said_and_the_last_one_signs_on() {
     assert!(Arc::ptr_eq(&good, &signing.current().expect("the last one")));
     let problem = signing.problem().expect("both are gone");
     assert!(problem.contains("are gone") && keeper.again.is_none(), "{problem}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_away_takes_nothing_from_an_authority() {
+    let (mut keeper, signing) = keeper();
+    let away = || Err(watcher::Error::NoResourceVersion);
+    assert!(!keeper.note(GIVEN, away()), "there is nothing to decide");
+    let reason = signing.current().err().expect("nothing is known");
+    assert!(reason.contains("watching the Secret mesh/cacerts failed"), "{reason}");
+    see(&mut keeper, GIVEN, None).await;
+    see(&mut keeper, MADE, Some(new_secret())).await;
+    assert_eq!(signing.problem(), None);
+    assert!(!keeper.note(MADE, away()));
+    assert_eq!((signing.current().is_ok(), signing.problem()), (true, None));
 }
 
 #[tokio::test(start_paused = true)]

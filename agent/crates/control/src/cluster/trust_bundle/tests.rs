@@ -78,6 +78,12 @@ async fn whoever_undoes_it_again_and_again_is_not_fought_over() {
     let failure = Failure { code: 500, is_object: false, text: "no".to_owned() };
     bundles.written("a", &"roots".into(), Err(failure));
     assert_eq!(bundles.next(), Some(Instant::now() + RETRY));
+
+    // An API server in trouble is not asked the same for every other namespace at once.
+    bundles.namespace(Event::Apply(namespace("b")));
+    assert_eq!((begun(&mut bundles), bundles.next()), (Vec::new(), Some(Instant::now() + PAUSE)));
+    tokio::time::advance(PAUSE).await;
+    assert_eq!(begun(&mut bundles), ["b"]);
 }
 
 #[tokio::test(start_paused = true)]
