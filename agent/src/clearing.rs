@@ -35,6 +35,8 @@ struct Traces {
     node: String,
     bpf_dir: PathBuf,
     state_dir: PathBuf,
+    /// An authority is nobody's to remove, whoever it is of.
+    ca_dir: PathBuf,
     cni: Option<CniFolders>,
 }
 
@@ -50,6 +52,7 @@ impl Clearing {
                 node: options.node.clone(),
                 bpf_dir: options.bpf_dir.clone(),
                 state_dir: options.state_dir.clone(),
+                ca_dir: options.ca_dir.clone(),
                 cni: options.cni.clone(),
             },
         }
@@ -93,14 +96,17 @@ impl Traces {
     fn remove(&self) -> io::Result<()> {
         self.take_plug_in_out()?;
         capture::uninstall(&self.bpf_dir, &self.node).map_err(io::Error::other)?;
-        empty(&self.state_dir)
+        empty(&self.state_dir, &self.ca_dir)
     }
 }
 
-/// Removes what a folder holds. The folder itself may be a mount.
-fn empty(folder: &Path) -> io::Result<()> {
+/// Removes what a folder holds but for `spared`. The folder itself may be a mount.
+fn empty(folder: &Path, spared: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
+        if entry.path() == spared {
+            continue;
+        }
         match entry.file_type()?.is_dir() {
             true => fs::remove_dir_all(entry.path())?,
             false => fs::remove_file(entry.path())?,

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use weft_control::LocalPod;
 use weft_model::Identity;
 use weft_runtime::{Shutdown, Tasks};
-use weft_transport::Certificates;
+use weft_transport::{CertificateError, Certificates};
 
 use self::older::{KeptFile, Older, Past};
 use crate::capture::{Capture, CapturedPod};
@@ -41,6 +41,8 @@ const ENROLLED_AT_ONCE: usize = 4;
 /// How long a pod's first certificate is waited for. Without one it is captured all the same, and its connections
 /// are refused: never in clear.
 const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
+/// How long a second attempt to get it is waited for when the first has failed.
+const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
 /// How long the listeners of a pod stay after it left the mesh: peers that have not heard of it still find it.
 const LISTENER_GRACE: Duration = Duration::from_secs(5);
 /// How many older connections are looked at with each check, of all pods together, and for how long at most. Each takes
@@ -420,14 +422,14 @@ struct Joiner {
 impl Joiner {
     async fn enrol(self, local: LocalPod) -> (LocalPod, io::Result<Enrolled>) {
         self.certificates.want(&local.identity);
-        let certificates = self.certificates.clone();
-        match tokio::time::timeout(CERTIFICATE_WAIT, certificates.ready(&local.identity)).await {
-            Ok(Ok(_)) => {}
+        match tokio::time::timeout(CERTIFICATE_WAIT, self.certificate(&local.identity)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(pod = %local.uid, %error, "no certificate: its connections will be refused")
             }
             Err(_) => tracing::warn!(pod = %local.uid, "no certificate yet: its connections are refused meanwhile"),
         }
+        let certificates = self.certificates.clone();
         // Loading a program takes milliseconds of the kernel's verifier.
         let pod = local.clone();
         let result = beside(move || self.capture_pod(&pod)).await;
@@ -435,6 +437,18 @@ impl Joiner {
             certificates.release(&local.identity);
         }
         (local, result)
+    }
+
+    /// Waits for a certificate, and once more after a refusal: the authority may hear of a new pod a moment later than its
+    /// node.
+    async fn certificate(&self, identity: &Identity) -> Result<(), CertificateError> {
+        let mut changes = self.certificates.changes();
+        if self.certificates.ready(identity).await.is_ok() {
+            return Ok(());
+        }
+        changes.borrow_and_update();
+        let _ = tokio::time::timeout(SECOND_ATTEMPT, changes.changed()).await;
+        self.certificates.ready(identity).await.map(drop)
     }
 
     fn capture_pod(&self, local: &LocalPod) -> io::Result<Enrolled> {

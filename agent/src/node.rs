@@ -24,6 +24,7 @@ use weft_runtime::{Shutdown, Tasks};
 use self::announce::Announcer;
 pub use self::kubelet::follow_kubelet;
 use self::processes::{Found, Inode};
+use crate::cni;
 use crate::enrol::{EnrolmentStatus, PodState, PodStatus};
 use crate::sandbox::{BoxFuture, Sandbox, Sandboxes, Verdict};
 
@@ -45,6 +46,8 @@ pub struct NodePods {
     enrolment: Arc<EnrolmentStatus>,
     announcer: Announcer,
     excluded: Vec<String>,
+    /// Where it is written down, for the CNI plug-in, which namespaces are of the mesh.
+    remembered: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -55,19 +58,23 @@ struct State {
     sandboxes: HashMap<String, Sandbox>,
     /// What was found in `/proc`, by the pod's uid.
     found: HashMap<String, Found>,
+    /// Pods whose sandbox the runtime has removed: they end, and nothing of them is missing.
+    ended: HashSet<String>,
     /// No pod of this node is to be in the mesh any more, whatever the API server says.
     is_leaving: bool,
 }
 
 impl NodePods {
     /// Follows `updates`, which are those of [`weft_control::kubernetes::start_node`], in tasks owned by `tasks`. What
-    /// comes back is the same with the network namespaces filled in.
+    /// comes back is the same with the network namespaces filled in. Which namespaces are of the mesh is kept in the file
+    /// `remembered`, if there is one.
     #[must_use]
     pub fn start(
         client: Client,
         updates: mpsc::Receiver<Update>,
         enrolment: Arc<EnrolmentStatus>,
         excluded_namespaces: Vec<String>,
+        remembered: Option<PathBuf>,
         tasks: &Tasks,
     ) -> (Arc<Self>, mpsc::Receiver<Update>) {
         let pods = Arc::new(Self {
@@ -77,6 +84,7 @@ impl NodePods {
             enrolment,
             announcer: Announcer::new(client),
             excluded: excluded_namespaces,
+            remembered,
         });
         let (sender, filled_in) = mpsc::channel(4);
         tasks.spawn("node-pods", Arc::clone(&pods).follow(updates, sender, tasks.shutdown()));
@@ -121,7 +129,7 @@ impl NodePods {
                 () = shutdown.requested() => return,
                 update = updates.recv() => {
                     let Some(update) = update else { return };
-                    self.state().said = Some(update);
+                    self.take(update).await;
                     // New pods of the mesh that have run for a while are found at once.
                     self.look().await;
                     self.heard.send_modify(|times| *times += 1);
@@ -134,6 +142,26 @@ impl NodePods {
             if filled_in.send(update).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Notes what the API server says.
+    async fn take(&self, update: Update) {
+        let namespaces = {
+            let mut state = self.state();
+            let is_there = |uid: &String| update.local_pods.iter().any(|pod| *pod.instance == **uid);
+            state.ended.retain(is_there);
+            let is_news = state.said.as_ref().is_none_or(|said| said.namespaces != update.namespaces);
+            let namespaces = is_news.then(|| update.namespaces.clone());
+            state.said = Some(update);
+            namespaces
+        };
+        let (Some(path), Some(namespaces)) = (self.remembered.clone(), namespaces) else { return };
+        let written = tokio::task::spawn_blocking(move || {
+            cni::Remembered::learn(&path, namespaces.iter().map(|(name, is_ambient)| (&**name, *is_ambient)))
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!(%error, "what the CNI plug-in needs while nobody answers cannot be written down");
         }
     }
 
@@ -193,6 +221,7 @@ impl NodePods {
         Some(Update {
             changes: std::mem::take(&mut said.changes),
             local_pods: pods,
+            namespaces: said.namespaces.clone(),
             problems: said.problems.clone(),
             objects: said.objects,
         })
@@ -255,7 +284,11 @@ impl Sandboxes for NodePods {
             if self.excluded.contains(&sandbox.namespace) || self.state().is_leaving {
                 return Ok(Verdict::NotInMesh);
             }
-            self.state().sandboxes.insert(sandbox.container.clone(), sandbox.clone());
+            {
+                let mut state = self.state();
+                state.ended.remove(&sandbox.uid);
+                state.sandboxes.insert(sandbox.container.clone(), sandbox.clone());
+            }
             self.sandboxes_changed.notify_one();
             let last = Mutex::new(None);
             match tokio::time::timeout(ADD_WITHIN, self.captured(&sandbox, &last)).await {
@@ -267,9 +300,19 @@ impl Sandboxes for NodePods {
         })
     }
 
-    fn remove<'a>(&'a self, _uid: &'a str, container: &'a str) -> BoxFuture<'a, ()> {
+    fn remove<'a>(&'a self, uid: &'a str, container: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            if self.state().sandboxes.remove(container).is_some() {
+            let removed = {
+                let mut state = self.state();
+                let removed = state.sandboxes.remove(container);
+                let uid = removed.as_ref().map_or(uid, |sandbox| &*sandbox.uid);
+                if !uid.is_empty() && !state.sandboxes.values().any(|sandbox| sandbox.uid == uid) {
+                    state.found.remove(uid);
+                    state.ended.insert(uid.to_owned());
+                }
+                removed
+            };
+            if removed.is_some() {
                 self.sandboxes_changed.notify_one();
             }
         })
@@ -320,7 +363,7 @@ impl State {
         let pods = self.said.iter().flat_map(|update| &update.local_pods);
         let is_missing = |pod: &&LocalPod| {
             let is_known = self.found.contains_key(&*pod.instance) || self.sandbox(pod).is_some();
-            pod.enrolled && !pod.addresses.is_empty() && !is_known
+            pod.enrolled && !pod.addresses.is_empty() && !is_known && !self.ended.contains(&*pod.instance)
         };
         pods.filter(is_missing).map(|pod| pod.instance.to_string()).collect()
     }
@@ -329,6 +372,9 @@ impl State {
     /// that has no sandbox yet: there is nothing to capture.
     fn fill_in(&self, pod: &LocalPod) -> Option<LocalPod> {
         let (sandbox, found) = (self.sandbox(pod), self.found.get(&*pod.instance));
+        if sandbox.is_none() && self.ended.contains(&*pod.instance) {
+            return None;
+        }
         let netns = sandbox.map(|sandbox| &sandbox.netns).or(found.map(|found| &found.path)).cloned();
         let mut addresses = pod.addresses.clone();
         // What it was captured with is kept for as long as the API server says the same in another order.

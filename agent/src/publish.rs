@@ -201,14 +201,10 @@ impl Publisher {
     /// These pods of this node are enrolled: what the mesh says of them is wanted.
     pub fn own_pods(&mut self, uids: HashSet<Arc<str>>) {
         let Some(on_demand) = &mut self.on_demand else { return };
-        let (new, gone) = on_demand.own.replace(uids);
-        for uid in new {
+        for uid in on_demand.own.replace(uids, Instant::now()) {
             if !on_demand.discovery.want_named(&uid) {
                 tracing::error!(pod = %uid, "too much is asked for: connections to this pod will be refused");
             }
-        }
-        for uid in gone {
-            on_demand.discovery.release(&Wanted::Name(uid));
         }
     }
 
@@ -258,6 +254,9 @@ impl Publisher {
     pub fn used(&mut self, addresses: &HashSet<IpAddr>) {
         let now = Instant::now();
         let Some(on_demand) = &mut self.on_demand else { return };
+        for uid in on_demand.own.take_gone(now) {
+            on_demand.discovery.release(&Wanted::Name(uid));
+        }
         on_demand.wanted.touch(addresses, now);
         let (is_connected, snapshot) = (on_demand.discovery.status().is_connected, self.store.snapshot());
         for address in on_demand.wanted.idle(is_connected, |address| is_known(snapshot, address), now) {

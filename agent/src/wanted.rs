@@ -16,6 +16,8 @@ const IDLE: Duration = Duration::from_secs(600);
 /// So many that are outside the mesh are remembered however long ago they were talked to: they cost little, and connections to
 /// them go on while nobody is there to answer.
 const KEPT_OUTSIDE: usize = 4096;
+/// How long a pod that has left is still asked for: longer than its listeners stay.
+const LEFT: Duration = Duration::from_secs(30);
 /// How long what was not answered is asked for, with nobody there to answer.
 const UNANSWERED: Duration = Duration::from_secs(60);
 
@@ -111,17 +113,29 @@ impl WantedAddresses {
     }
 }
 
-/// The workloads of this node's own pods, which are wanted by name for as long as the pods are enrolled.
+/// The workloads of this node's own pods, which are wanted by name for as long as the pods are enrolled, and a while
+/// longer: peers that have not heard that a pod has left still come to it.
 #[derive(Debug, Default)]
-pub struct OwnWorkloads(HashSet<Arc<str>>);
+pub struct OwnWorkloads {
+    present: HashSet<Arc<str>>,
+    left: HashMap<Arc<str>, Instant>,
+}
 
 impl OwnWorkloads {
-    /// Notes which there are. Returns those that are new, and those that are gone.
-    pub fn replace(&mut self, uids: HashSet<Arc<str>>) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-        let new = uids.difference(&self.0).cloned().collect();
-        let gone = self.0.difference(&uids).cloned().collect();
-        self.0 = uids;
-        (new, gone)
+    /// Notes which there are. Returns those that were not wanted before.
+    pub fn replace(&mut self, uids: HashSet<Arc<str>>, now: Instant) -> Vec<Arc<str>> {
+        self.left.extend(self.present.difference(&uids).map(|uid| (uid.clone(), now)));
+        let was_wanted = |uid: &Arc<str>| self.present.contains(uid) || self.left.contains_key(uid);
+        let new = uids.iter().filter(|uid| !was_wanted(uid)).cloned().collect();
+        self.left.retain(|uid, _| !uids.contains(uid));
+        self.present = uids;
+        new
+    }
+
+    /// Forgets those that left long enough ago, and returns them.
+    pub fn take_gone(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let is_gone = |_: &Arc<str>, left: &mut Instant| now.saturating_duration_since(*left) >= LEFT;
+        self.left.extract_if(is_gone).map(|(uid, _)| uid).collect()
     }
 }
 
@@ -193,8 +207,14 @@ mod tests {
     fn own_workloads_come_and_go() {
         let set = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
         let mut own = OwnWorkloads::default();
-        assert_eq!(own.replace(set(&["a"])), (vec!["a".into()], vec![]));
-        assert_eq!(own.replace(set(&["b"])), (vec!["b".into()], vec!["a".into()]));
-        assert_eq!(own.replace(set(&["b"])), (vec![], vec![]));
+        let start = Instant::now();
+        assert_eq!(own.replace(set(&["a"]), start), ["a".into()]);
+        assert_eq!(own.replace(set(&["b"]), start), ["b".into()]);
+        assert_eq!(own.take_gone(start), [] as [Arc<str>; 0], "peers may still come to it");
+        assert_eq!(own.replace(set(&["a", "b"]), start), [] as [Arc<str>; 0], "it is still wanted");
+        assert_eq!(own.take_gone(start + LEFT), [] as [Arc<str>; 0]);
+        assert_eq!(own.replace(set(&["a"]), start), [] as [Arc<str>; 0]);
+        assert_eq!(own.take_gone(start + LEFT), ["b".into()]);
+        assert_eq!(own.replace(set(&["a", "b"]), start), ["b".into()]);
     }
 }

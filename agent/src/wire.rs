@@ -360,7 +360,8 @@ async fn pods_of_this_node(
             let excluded = translation.excluded_namespaces.clone();
             let said = kubernetes::start_node(&client, translation, tasks);
             let clearing = Clearing::new(client.clone(), options);
-            let (pods, updates) = NodePods::start(client, said, enrolment.clone(), excluded, tasks);
+            let remembered = options.cni.is_some().then(|| cni::Remembered::path(&options.state_dir));
+            let (pods, updates) = NodePods::start(client, said, enrolment.clone(), excluded, remembered, tasks);
             Ok(Pods { _folder: None, updates, cluster: Some(Cluster { pods, clearing }) })
         }
     }

@@ -40,6 +40,7 @@ fn state(pods: Vec<LocalPod>, sandboxes: Vec<Sandbox>, found: &[&str]) -> State 
         said: Some(Update { local_pods: pods, ..Update::default() }),
         sandboxes: sandboxes.into_iter().map(|sandbox| (sandbox.container.clone(), sandbox)).collect(),
         found: found.collect(),
+        ended: HashSet::new(),
         is_leaving: false,
     }
 }
@@ -57,6 +58,15 @@ fn a_pod_that_was_only_just_scheduled_has_what_its_runtime_says() {
     }
     let other = state(vec![scheduled.clone()], vec![sandbox("another", &["10.0.0.1"])], &[]);
     assert_eq!(other.fill_in(&scheduled), None, "that is the sandbox of an earlier pod of this name");
+}
+
+#[test]
+fn nothing_is_missing_of_a_pod_whose_sandbox_was_removed() {
+    let ending = pod(&["10.0.0.1"], true, true);
+    let mut state = state(vec![ending.clone()], vec![], &[]);
+    state.ended.insert(UID.to_owned());
+    assert!(state.missing().is_empty());
+    assert_eq!(state.fill_in(&ending), None);
 }
 
 #[test]

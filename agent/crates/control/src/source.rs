@@ -10,6 +10,7 @@ mod ownership;
 mod watch;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{io, mem};
@@ -59,6 +60,8 @@ pub struct Update {
     pub changes: Vec<Change>,
     /// All pods of this node, in the order of their names.
     pub local_pods: Vec<LocalPod>,
+    /// Of a cluster's node: all namespaces, sorted, and whether their label takes pods into the mesh.
+    pub namespaces: Vec<(Arc<str>, bool)>,
     /// All that is wrong with what was read.
     pub problems: Vec<Problem>,
     /// How many objects are in force.
@@ -162,6 +165,7 @@ impl Sent {
         let is_news = self.0.as_ref().is_none_or(|sent| {
             !changes.is_empty()
                 || sent.local_pods != state.local_pods
+                || sent.namespaces != state.namespaces
                 || sent.problems != state.problems
                 || sent.objects != state.objects
         });
@@ -204,7 +208,13 @@ impl Reader {
             note.at(file, line, Some(object))
         }));
         problems.extend(blindness);
-        let state = Update { changes: Vec::new(), local_pods, problems, objects: self.translator.counts() };
+        let state = Update {
+            changes: Vec::new(),
+            local_pods,
+            namespaces: Vec::new(),
+            problems,
+            objects: self.translator.counts(),
+        };
         self.sent.news(changes, state)
     }
 

@@ -205,6 +205,7 @@ impl Session {
         Some(Update {
             changes: std::mem::take(&mut self.changes),
             local_pods: Vec::new(),
+            namespaces: Vec::new(),
             problems: self.problems.values().flatten().take(MAX_PROBLEMS).cloned().collect(),
             objects: ObjectCounts {
                 pods: count(Kind::Workload),

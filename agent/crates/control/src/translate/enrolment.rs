@@ -9,7 +9,7 @@ use weft_model::{Identity, Workload};
 use super::Translator;
 use super::membership::Membership;
 use super::pods::PodState;
-use crate::object::{Kind, NETNS, ObjectId, PodPhase};
+use crate::object::{DataplaneMode, Kind, NETNS, ObjectId, PodPhase};
 use crate::problem::{Note, Notes};
 
 /// A pod of this node, with addresses and a network namespace of its own.
@@ -50,6 +50,20 @@ impl Translator {
     /// Whether others may reach a pod by tunnels: it is enrolled, and captured where that can be known.
     pub(crate) fn is_announced(&self, state: &PodState) -> bool {
         self.is_enrolled(state) && (state.pod.is_redirected || !self.options.on_kubernetes)
+    }
+
+    /// For a node of a cluster: all namespaces, sorted, and whether their label takes pods into the mesh.
+    pub(crate) fn namespaces_of_a_node(&self) -> Vec<(Arc<str>, bool)> {
+        if self.options.node.is_empty() {
+            return Vec::new();
+        }
+        let known = self.namespaces.iter().filter_map(|(_, state)| {
+            let mode = state.object.as_ref()?.mode;
+            Some((Arc::clone(&state.name), mode == Some(DataplaneMode::Ambient)))
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_unstable();
+        known
     }
 
     pub(crate) fn is_excluded(&self, namespace: &str) -> bool {

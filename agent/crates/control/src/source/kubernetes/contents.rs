@@ -91,7 +91,8 @@ impl Contents {
         let (local_pods, notes) = self.translator.local_pods();
         let mut problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
         problems.extend(notes.into_iter().map(|(object, note)| note.at(None, None, Some(object))));
-        (changes, Update { changes: Vec::new(), local_pods, problems, objects: self.translator.counts() })
+        let namespaces = self.translator.namespaces_of_a_node();
+        (changes, Update { changes: Vec::new(), local_pods, namespaces, problems, objects: self.translator.counts() })
     }
 
     fn objects(&mut self, kind: Kind) -> &mut Objects {
