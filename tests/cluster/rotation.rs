@@ -203,7 +203,7 @@ fn hand_out(plane: &ControlPlane<'_>, roots: &str, nodes: &[&str]) -> Result<()>
 #[test]
 fn a_root_is_replaced_while_traffic_goes_on() -> Result<()> {
     let cluster = shop()?;
-    let plane = ControlPlane::start(&cluster, 1, &["--certificate-lifetime", "2m"])?;
+    let plane = ControlPlane::start(&cluster, 1, &["--certificate-lifetime", "3m"])?;
     announce(&cluster)?;
     cluster.apply(&fs::read_to_string(Kit::find()?.definitions().join("istio.yaml"))?)?;
     eventually_within(PATIENCE, "the policy is taken", || Ok(cluster.apply(STRICT).is_ok().then_some(())))?;
