@@ -104,6 +104,11 @@ fn up(name: &str, nodes: usize, keep_images: bool) -> Result<()> {
     Ok(())
 }
 
+/// What clusters are made of, built as far as it is missing.
+pub(crate) fn kit() -> Result<Kit> {
+    build(false)
+}
+
 fn build(keep_images: bool) -> Result<Kit> {
     setup::for_clusters()?;
     let kit = kit::build()?;

@@ -1,4 +1,5 @@
-//! All tests: of the crates by themselves, of the HTTP/2 framing against a foreign suite, and of the agent in a world.
+//! All tests: of the crates by themselves, of the HTTP/2 framing against a foreign suite, of the agent in a world, and of
+//! Weft on a real Kubernetes.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -9,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::build;
+use crate::cluster;
+use crate::image;
 use crate::progress;
 use crate::setup;
 use crate::workspace;
@@ -21,6 +24,9 @@ const PARALLEL: &str = "6";
 pub(crate) struct Options {
     /// Only the scenarios whose name contains this, such as `fail_closed::`
     filter: Option<String>,
+    /// Only what runs on a real Kubernetes, of that what the filter says, such as `mesh::`
+    #[arg(long)]
+    cluster: bool,
     /// Run the scenarios so many times, to find one that fails now and then
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     repeat: usize,
@@ -32,6 +38,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_tests()?;
     let agent = build::agent()?;
     let mut totals = Totals::default();
+    if options.cluster {
+        for round in 1..=options.repeat {
+            if options.repeat > 1 {
+                progress::heading(&format!("round {round} of {}", options.repeat));
+            }
+            on_kubernetes(&agent, options.filter.as_deref(), &mut totals)?;
+        }
+        return totals.tell(start);
+    }
     if options.filter.is_none() {
         crates(&mut totals)?;
         framing(&mut totals)?;
@@ -42,6 +57,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             progress::heading(&format!("round {round} of {}", options.repeat));
         }
         scenarios(&agent, options.filter.as_deref(), &mut totals)?;
+    }
+    if options.filter.is_none() {
+        on_kubernetes(&agent, None, &mut totals)?;
     }
     totals.tell(start)
 }
@@ -129,6 +147,20 @@ fn scenarios(agent: &Path, filter: Option<&str>, totals: &mut Totals) -> Result<
         totals.run(what, cargo.env("WEFT_BIN", agent))?;
     }
     Ok(())
+}
+
+/// Weft on a real Kubernetes, one cluster after the other: each takes a machine of this size for itself.
+fn on_kubernetes(agent: &Path, filter: Option<&str>, totals: &mut Totals) -> Result<()> {
+    progress::heading("what clusters are made of");
+    let kit = cluster::kit()?;
+    let image = image::default_output()?;
+    image::write(agent, image::TAG, &image)?;
+    progress::heading("tests on a real Kubernetes");
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--locked", "--no-fail-fast", "--package", "weft-tests", "--test", "cluster", "--"]);
+    cargo.args(filter).arg("--test-threads=1");
+    cargo.env("WEFT_BIN", agent).env("WEFT_IMAGE", &image).env("WEFT_CLUSTER_KIT", kit.folder());
+    totals.run("Kubernetes", &mut cargo)
 }
 
 /// What all runs together came to.
