@@ -1,6 +1,8 @@
 //! Weft on a cluster, as its users meet it: one label, and what goes on running meanwhile.
 
+use std::fs;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use weft_tests::cluster::{Cluster, Machine};
 use weft_tests::tap::Recording;
 use weft_tests::{Process, eventually_within};
 
-use super::{PATIENCE, in_client, shop};
+use super::{PATIENCE, shop};
 
 /// What clients say, so that it can be looked for on the wire.
 const MARK: &str = "said-by-a-client";
@@ -35,54 +37,75 @@ fn wait_until_captured(cluster: &Cluster, is_captured: bool) -> Result<()> {
     })
 }
 
-/// Requests of the client's pod, one connection each, one after the other without a pause, until it is stopped.
+/// A pod on the first node that makes requests, one connection each, one after the other without a pause, until it is stopped.
+/// What came of them is read on the node: it goes on without an API server.
 struct Load<'a> {
     cluster: &'a Cluster,
-    process: Process,
+    log: PathBuf,
 }
 
 /// What came of requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Outcome {
     good: usize,
-    failed: usize,
+    /// What was said of those that failed, and when.
+    failed: Vec<String>,
 }
 
 impl<'a> Load<'a> {
     fn start(cluster: &'a Cluster) -> Result<Self> {
-        let line = format!(
-            "rm -f /tmp/stop; while [ ! -e /tmp/stop ]; do \
-             curl -sS --max-time 5 -o /dev/null -H 'mark: {MARK}' http://server:8080 && echo good || echo failed $(date +%T); done"
-        );
-        let mut command = cluster.command("kubectl")?;
-        command.args(["exec", "client", "--", "bash", "-c", &line]).process_group(0);
-        let mut process = Process::spawn(command)?;
-        process.wait_for_output_within("good", PATIENCE)?;
-        Ok(Self { cluster, process })
+        cluster.apply(&LOAD.replace("MARK", MARK))?;
+        let ready = ["wait", "--for=condition=Ready", "pod/load", "--timeout=50s"];
+        cluster.kubectl(&ready)?.success()?;
+        let uid = cluster.kubectl(&["get", "pod/load", "--output=jsonpath={.metadata.uid}"])?.success()?;
+        let log = cluster.nodes()[0].folder().join(format!("logs/default_load_{uid}/load/0.log"));
+        let load = Self { cluster, log };
+        load.go_on(1)?;
+        Ok(load)
     }
 
     /// How it went until now.
-    fn outcome(&self) -> Outcome {
-        let said = self.process.stdout();
-        let count = |word: &str| said.lines().filter(|line| line.starts_with(word)).count();
-        Outcome { good: count("good"), failed: count("failed") }
+    fn outcome(&self) -> Result<Outcome> {
+        let text = fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        let mut outcome = Outcome::default();
+        // Each line begins with the time, the stream, and whether it is whole.
+        for line in text.lines() {
+            match line.splitn(4, ' ').nth(3) {
+                Some("good") => outcome.good += 1,
+                Some(_) => outcome.failed.push(line.to_owned()),
+                None => {}
+            }
+        }
+        Ok(outcome)
     }
 
     /// Waits until so many more have gone well.
     fn go_on(&self, requests: usize) -> Result<()> {
-        let before = self.outcome().good;
+        let before = self.outcome()?.good;
         eventually_within(PATIENCE, &format!("{requests} more requests are answered"), || {
-            Ok((self.outcome().good >= before + requests).then_some(()))
+            Ok((self.outcome()?.good >= before + requests).then_some(()))
         })
     }
 
-    fn stop(self) -> Result<(Outcome, String)> {
-        in_client(self.cluster, ": > /tmp/stop")?;
-        let finished = self.process.finish_within(PATIENCE)?;
-        let count = |word: &str| finished.stdout.lines().filter(|line| line.starts_with(word)).count();
-        Ok((Outcome { good: count("good"), failed: count("failed") }, finished.stderr))
+    fn stop(self) -> Result<Outcome> {
+        let outcome = self.outcome()?;
+        self.cluster.kubectl(&["delete", "pod/load", "--now", "--wait"])?.success()?;
+        Ok(outcome)
     }
 }
+
+const LOAD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: load}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: load
+      image: localhost/weft-test/client:1
+      args: ["while true; do curl -sS --max-time 5 -o /dev/null -H 'mark: MARK' http://server:8080 && echo good; done"]
+"#;
 
 /// Checks that nothing of what clients say has passed between the nodes in clear, and that something has passed at all.
 fn is_never_in_clear(recording: &Recording) -> Result<()> {
@@ -118,16 +141,16 @@ fn a_namespace_joins_works_and_leaves_under_load_without_a_failed_request() -> R
     probes_go_on(&cluster)?;
     load.go_on(20)?;
     is_never_in_clear(&tap.stop()?)?;
-    let (outcome, errors) = load.stop()?;
-    ensure!(outcome.failed == 0, "{outcome:?}: {errors}");
+    let outcome = load.stop()?;
+    ensure!(outcome.failed.is_empty(), "{outcome:#?}");
 
     cluster.kubectl(&["delete", "peerauthentication/default"])?.success()?;
     let load = Load::start(&cluster)?;
     label(&cluster, false)?;
     wait_until_captured(&cluster, false)?;
     load.go_on(50)?;
-    let (outcome, errors) = load.stop()?;
-    ensure!(outcome.failed == 0, "{outcome:?}: {errors}");
+    let outcome = load.stop()?;
+    ensure!(outcome.failed.is_empty(), "{outcome:#?}");
     Ok(())
 }
 
@@ -221,11 +244,13 @@ fn what_fails_fails_closed_and_comes_back() -> Result<()> {
     wait_until_captured(&cluster, true)?;
     let tap = cluster.record_fabric()?;
     let load = Load::start(&cluster)?;
-    let mut before = load.outcome();
-    let mut lasted = |what: &str, load: &Load<'_>| {
-        let now = load.outcome();
-        println!("{what}: {} requests answered, {} failed", now.good - before.good, now.failed - before.failed);
+    let mut before = load.outcome()?;
+    let mut lasted = |what: &str| -> Result<usize> {
+        let now = load.outcome()?;
+        let failed = now.failed.len() - before.failed.len();
+        println!("{what}: {} requests answered, {failed} lines of failures", now.good - before.good);
         before = now;
+        Ok(failed)
     };
 
     // The controllers go: everything known goes on.
@@ -235,9 +260,8 @@ fn what_fails_fails_closed_and_comes_back() -> Result<()> {
     };
     scale("0")?;
     load.go_on(100)?;
-    ensure!(load.outcome().failed == 0, "without controllers {:?}", load.outcome());
+    ensure!(lasted("without controllers")? == 0, "{:#?}", load.outcome()?);
     scale("2")?;
-    lasted("without controllers", &load);
 
     // The API server goes too.
     let control = cluster.control_plane();
@@ -247,8 +271,7 @@ fn what_fails_fails_closed_and_comes_back() -> Result<()> {
     eventually_within(PATIENCE, "the API server answers again", || {
         Ok(cluster.kubectl(&["get", "nodes", "--request-timeout=2s"])?.status.success().then_some(()))
     })?;
-    ensure!(load.outcome().failed == 0, "without the API server {:?}", load.outcome());
-    lasted("without the API server", &load);
+    ensure!(lasted("without the API server")? == 0, "{:#?}", load.outcome()?);
 
     // Every agent is replaced by a new one.
     let agents = ["rollout", "restart", "daemonset/weft-agent", "--namespace=weft-system"];
@@ -256,14 +279,14 @@ fn what_fails_fails_closed_and_comes_back() -> Result<()> {
     let status = ["rollout", "status", "daemonset/weft-agent", "--namespace=weft-system", "--timeout=55s"];
     cluster.kubectl(&status)?.success()?;
     load.go_on(50)?;
-    lasted("while all agents were replaced", &load);
+    lasted("while all agents were replaced")?;
 
     // A node loses its power, and comes back.
     let node = &cluster.nodes()[1];
     node.reboot()?;
     all_ready(&cluster, node)?;
     load.go_on(50)?;
-    lasted("while a node was started again", &load);
+    lasted("while a node was started again")?;
     load.stop()?;
     is_never_in_clear(&tap.stop()?)
 }
