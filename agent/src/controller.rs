@@ -64,9 +64,10 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         trust_domain: options.trust_domain.clone(),
         cluster_domain: options.cluster_domain.clone(),
         root_namespace: options.root_namespace.clone(),
-        // Nobody says of a pod in files that it is captured.
-        on_kubernetes: matches!(options.source, ControllerSource::Kubernetes { .. }),
-        ..TranslationOptions::default()
+        ..match &options.source {
+            ControllerSource::Kubernetes { namespace, .. } => TranslationOptions::of_a_cluster(namespace),
+            ControllerSource::Files { .. } => TranslationOptions::default(),
+        }
     };
     // A folder is watched for as long as its source lives.
     let (_folder, updates, authenticator, mut signing) = match &options.source {

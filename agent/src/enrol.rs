@@ -37,7 +37,7 @@ pub use self::older::{OlderConnection, OlderConnections};
 /// How often namespaces are looked after, and failed enrolments tried again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pods that are enrolled at one time.
-const ENROLLED_AT_ONCE: usize = 4;
+const ENROLLED_AT_ONCE: usize = 32;
 /// How long a pod's first certificate is waited for. Without one it is captured all the same, and its connections
 /// are refused: never in clear.
 const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
@@ -207,41 +207,56 @@ impl Enrolment {
         self.find_adopted().await;
         self.look_after_enrolled().await;
         let by_uid: HashMap<&str, &LocalPod> = wanted.iter().map(|pod| (&*pod.uid, pod)).collect();
-        let leaving: Vec<Arc<str>> = self
-            .enrolled
-            .iter()
-            .filter(|(uid, enrolled)| {
-                by_uid.get(&***uid).is_none_or(|wanted| !wanted.enrolled || !enrolled.still_fits(wanted))
-            })
-            .map(|(uid, _)| uid.clone())
-            .collect();
-        for uid in leaving {
+        let mut moving = HashSet::new();
+        let mut leaving = Vec::new();
+        for (uid, enrolled) in &mut self.enrolled {
+            let wanted = by_uid.get(&**uid);
+            match wanted.map_or(Fit::Gone, |wanted| enrolled.fit(wanted)) {
+                Fit::Same if wanted.is_some_and(|wanted| wanted.enrolled) => {}
+                Fit::Moved if wanted.is_some_and(|wanted| wanted.enrolled) => {
+                    moving.insert(uid.clone());
+                    if let Some(adopted) = &mut *lock(&self.joiner.adopted) {
+                        // What it has open now is carried already.
+                        adopted.insert(enrolled.cookie, Past::Forgotten);
+                    }
+                }
+                fit => leaving.push((uid.clone(), fit != Fit::Gone)),
+            }
+        }
+        for (uid, lives_on) in leaving {
             if let Some(enrolled) = self.enrolled.remove(&uid) {
-                let lives_on = by_uid.get(&*uid).is_some_and(|wanted| enrolled.still_fits(wanted));
                 self.leave(enrolled, lives_on).await;
             }
         }
+        let is_waiting = |local: &&LocalPod| {
+            local.enrolled && (!self.enrolled.contains_key(&local.uid) || moving.contains(&local.uid))
+        };
+        let waiting: Vec<LocalPod> = wanted.iter().filter(is_waiting).cloned().collect();
+        let mut waiting = waiting.into_iter();
         let mut failures = HashMap::new();
         let mut joining = JoinSet::new();
-        let mut waiting = wanted.iter().filter(|local| local.enrolled && !self.enrolled.contains_key(&local.uid));
-        let mut done = Vec::new();
         loop {
             while joining.len() < ENROLLED_AT_ONCE
                 && let Some(local) = waiting.next()
             {
-                joining.spawn(self.joiner.clone().enrol(local.clone()));
+                joining.spawn(self.joiner.clone().enrol(local));
             }
-            match joining.join_next().await {
-                Some(Ok(result)) => done.push(result),
-                Some(Err(error)) => tracing::error!(%error, "an enrolment did not end as it should"),
-                None => break,
-            }
-        }
-        for (local, result) in done {
+            let Some(joined) = joining.join_next().await else { break };
+            let Ok((local, result)) = joined else {
+                tracing::error!("an enrolment did not end as it should");
+                continue;
+            };
             match result {
                 Ok(enrolled) => {
                     tracing::info!(pod = %local.uid, netns = %enrolled.netns.display(), "enrolled");
-                    self.enrolled.insert(local.uid.clone(), enrolled);
+                    self.failures.remove(&local.uid);
+                    if let Some(before) = self.enrolled.insert(local.uid.clone(), enrolled) {
+                        // Its listeners have been replaced where the kernel looks for them.
+                        self.joiner.proxy.close_listeners(&before.pod);
+                        self.joiner.certificates.release(&before.local.identity);
+                    }
+                    // A container runtime may wait for this one.
+                    self.report(wanted);
                 }
                 Err(error) => {
                     let error = error.to_string();
@@ -460,6 +475,10 @@ impl Joiner {
         };
         let netns = Arc::new(Netns::open(&path).map_err(unopened)?);
         let (cookie, inode) = (netns.cookie(), inode(&path)?);
+        if path.starts_with("/proc") && !has_any(&netns.devices()?, &local.addresses) {
+            // The process that it was found by is another one by now.
+            return Err(io::Error::new(io::ErrorKind::NotFound, NO_NETNS));
+        }
         let listeners = in_pod::listeners(&netns, self.workers, &local.addresses)?;
         let pod = Arc::new(Pod {
             uid: local.uid.clone(),
@@ -495,21 +514,44 @@ impl Joiner {
     }
 }
 
+/// How a captured pod fits what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    /// It is as it should be.
+    Same,
+    /// The same pod in the same namespace, with other addresses: capture is replaced, and never missing.
+    Moved,
+    /// Another pod, or its network namespace is no more.
+    Gone,
+}
+
 impl Enrolled {
-    /// The object is the same pod, and its network namespace is still there.
-    fn still_fits(&self, wanted: &LocalPod) -> bool {
-        let local = &self.local;
-        self.is_there
-            && local.instance == wanted.instance
-            && wanted.netns.as_ref() == Some(&self.netns)
-            && local.addresses == wanted.addresses
-            && local.identity == wanted.identity
+    /// A namespace may be known by another path than before. One that nobody can name at the moment is taken for the same:
+    /// what is captured stays so for as long as the pod is there.
+    fn fit(&mut self, wanted: &LocalPod) -> Fit {
+        if self.local.instance != wanted.instance || self.local.identity != wanted.identity {
+            return Fit::Gone;
+        }
+        match &wanted.netns {
+            Some(path) if *path == self.netns && !self.is_there => return Fit::Gone,
+            Some(path) if *path != self.netns => match inode(path) {
+                Ok(inode) if inode == self.inode => self.netns.clone_from(path),
+                _ => return Fit::Gone,
+            },
+            _ => {}
+        }
+        if self.local.addresses == wanted.addresses { Fit::Same } else { Fit::Moved }
     }
 }
 
 /// Runs `work`, which may block, on a thread for that.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// Whether any of these addresses is on a device.
+fn has_any(devices: &[(IpAddr, u32)], addresses: &[IpAddr]) -> bool {
+    addresses.iter().any(|address| devices.iter().any(|(known, _)| known.to_canonical() == address.to_canonical()))
 }
 
 /// Which namespace a path leads to.

@@ -7,14 +7,16 @@
 //! in clear.
 
 mod announce;
+mod kept;
 mod kubelet;
 mod processes;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 use weft_control::kubernetes::Client;
@@ -22,6 +24,7 @@ use weft_control::{LocalPod, Update};
 use weft_runtime::{Shutdown, Tasks};
 
 use self::announce::Announcer;
+use self::kept::KeptSandboxes;
 pub use self::kubelet::follow_kubelet;
 use self::processes::{Found, Inode};
 use crate::cni;
@@ -32,6 +35,10 @@ use crate::sandbox::{BoxFuture, Sandbox, Sandboxes, Verdict};
 const PROC: &str = "/proc";
 /// How often namespaces that are missing are looked for, and known ones are looked after.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it waits before it tries again to announce a pod that its runtime waits for.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
+/// How seldom, at most, namespaces are looked for that were not found before.
+const LOOK_SELDOM: Duration = Duration::from_secs(30);
 /// How long the container runtime waits for a pod to be captured. The kubelet tries again after that.
 const ADD_WITHIN: Duration = Duration::from_secs(20);
 
@@ -48,6 +55,16 @@ pub struct NodePods {
     excluded: Vec<String>,
     /// Where it is written down, for the CNI plug-in, which namespaces are of the mesh.
     remembered: Option<PathBuf>,
+    kept: KeptSandboxes,
+}
+
+/// Where what is known of this node's pods is kept.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The folder for what the agent keeps.
+    pub state_dir: PathBuf,
+    /// The file that says to the CNI plug-in which namespaces are of the mesh, if there is a plug-in.
+    pub remembered: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -60,31 +77,55 @@ struct State {
     found: HashMap<String, Found>,
     /// Pods whose sandbox the runtime has removed: they end, and nothing of them is missing.
     ended: HashSet<String>,
+    /// Pods of the mesh as they were handed on last, by uid. An object may be gone before what runs in its sandbox is.
+    members: HashMap<Arc<str>, LocalPod>,
+    known: Known,
     /// No pod of this node is to be in the mesh any more, whatever the API server says.
     is_leaving: bool,
 }
 
+/// What the CNI plug-in is told of namespaces: the name, whether its label takes pods into the mesh, and whether pods of the
+/// mesh are in it here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Known(Vec<(Arc<str>, bool, bool)>);
+
+impl Known {
+    fn of(update: &Update) -> Self {
+        let members: HashSet<&str> =
+            update.local_pods.iter().filter(|pod| pod.enrolled).map(|pod| &*pod.namespace).collect();
+        let known =
+            update.namespaces.iter().map(|(name, is_ambient)| (name.clone(), *is_ambient, members.contains(&**name)));
+        Self(known.collect())
+    }
+}
+
 impl NodePods {
     /// Follows `updates`, which are those of [`weft_control::kubernetes::start_node`], in tasks owned by `tasks`. What
-    /// comes back is the same with the network namespaces filled in. Which namespaces are of the mesh is kept in the file
-    /// `remembered`, if there is one.
+    /// comes back is the same with the network namespaces filled in.
     #[must_use]
     pub fn start(
         client: Client,
         updates: mpsc::Receiver<Update>,
         enrolment: Arc<EnrolmentStatus>,
         excluded_namespaces: Vec<String>,
-        remembered: Option<PathBuf>,
+        places: Places,
         tasks: &Tasks,
     ) -> (Arc<Self>, mpsc::Receiver<Update>) {
+        let kept = KeptSandboxes::of(&places.state_dir);
+        let sandboxes = kept.read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what an earlier agent kept of sandboxes cannot be read: they are looked for");
+            Vec::new()
+        });
+        let sandboxes = sandboxes.into_iter().map(|sandbox| (sandbox.container.clone(), sandbox)).collect();
         let pods = Arc::new(Self {
-            state: Mutex::default(),
+            state: Mutex::new(State { sandboxes, ..State::default() }),
             sandboxes_changed: Notify::new(),
             heard: watch::Sender::new(0),
             enrolment,
             announcer: Announcer::new(client),
             excluded: excluded_namespaces,
-            remembered,
+            remembered: places.remembered,
+            kept,
         });
         let (sender, filled_in) = mpsc::channel(4);
         tasks.spawn("node-pods", Arc::clone(&pods).follow(updates, sender, tasks.shutdown()));
@@ -123,6 +164,8 @@ impl NodePods {
     ) {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What is not found is looked for less and less often: all processes of the host are looked at.
+        let (mut search, mut pause) = (Instant::now(), LOOK_INTERVAL);
         loop {
             let is_news = tokio::select! {
                 biased;
@@ -131,12 +174,22 @@ impl NodePods {
                     let Some(update) = update else { return };
                     self.take(update).await;
                     // New pods of the mesh that have run for a while are found at once.
-                    self.look().await;
+                    self.look(true).await;
+                    (search, pause) = (Instant::now(), LOOK_INTERVAL);
                     self.heard.send_modify(|times| *times += 1);
                     true
                 }
-                () = self.sandboxes_changed.notified() => true,
-                _ = look.tick() => self.look().await,
+                () = self.sandboxes_changed.notified() => {
+                    self.keep_sandboxes().await;
+                    true
+                }
+                _ = look.tick() => {
+                    let searches = search.elapsed() >= pause;
+                    if searches {
+                        (search, pause) = (Instant::now(), (pause * 2).min(LOOK_SELDOM));
+                    }
+                    self.look(searches).await
+                }
             };
             let Some(update) = self.filled_in().filter(|_| is_news) else { continue };
             if filled_in.send(update).await.is_err() {
@@ -149,25 +202,41 @@ impl NodePods {
     async fn take(&self, update: Update) {
         let namespaces = {
             let mut state = self.state();
-            let is_there = |uid: &String| update.local_pods.iter().any(|pod| *pod.instance == **uid);
-            state.ended.retain(is_there);
-            let is_news = state.said.as_ref().is_none_or(|said| said.namespaces != update.namespaces);
-            let namespaces = is_news.then(|| update.namespaces.clone());
+            let State { ended, members, .. } = &mut *state;
+            ended.retain(|uid| {
+                update.local_pods.iter().any(|pod| *pod.instance == **uid) || members.contains_key(uid.as_str())
+            });
+            let known = Known::of(&update);
+            let is_news = state.known != known;
+            if is_news {
+                state.known = known.clone();
+            }
             state.said = Some(update);
-            namespaces
+            is_news.then_some(known)
         };
         let (Some(path), Some(namespaces)) = (self.remembered.clone(), namespaces) else { return };
         let written = tokio::task::spawn_blocking(move || {
-            cni::Remembered::learn(&path, namespaces.iter().map(|(name, is_ambient)| (&**name, *is_ambient)))
+            cni::Remembered::learn(
+                &path,
+                namespaces.0.iter().map(|(name, ambient, members)| (&**name, *ambient, *members)),
+            )
         });
         if let Ok(Err(error)) = written.await {
             tracing::warn!(%error, "what the CNI plug-in needs while nobody answers cannot be written down");
         }
     }
 
-    /// Looks for network namespaces that are missing, and forgets those that are no more. Returns whether that changed
+    async fn keep_sandboxes(&self) {
+        let sandboxes: Vec<Sandbox> = self.state().sandboxes.values().cloned().collect();
+        let kept = self.kept.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kept.write(&sandboxes)).await {
+            tracing::warn!(%error, "what the next agent must know of sandboxes cannot be kept");
+        }
+    }
+
+    /// Looks for network namespaces that are missing, if it `searches`, and forgets those that are no more. Returns whether that changed
     /// anything.
-    async fn look(&self) -> bool {
+    async fn look(&self, searches: bool) -> bool {
         let (missing, known) = {
             let state = self.state();
             let known: Vec<(String, PathBuf, Option<Inode>)> = state
@@ -176,12 +245,12 @@ impl NodePods {
                 .map(|(uid, found)| (uid.clone(), found.path.clone(), Some(found.inode)))
                 .chain(state.sandboxes.iter().map(|(id, sandbox)| (id.clone(), sandbox.netns.clone(), None)))
                 .collect();
-            (state.missing(), known)
+            (if searches { state.missing() } else { HashSet::new() }, known)
         };
         let looked = tokio::task::spawn_blocking(move || {
             let is_gone = |path: &Path, inode: Option<Inode>| match processes::inode(path) {
                 Ok(now) => inode.is_some_and(|before| before != now),
-                Err(_) => true,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
             };
             let gone: Vec<(String, PathBuf)> = known
                 .into_iter()
@@ -216,7 +285,11 @@ impl NodePods {
     /// What the API server says, with what this host knows filled in; `None` before it said anything.
     fn filled_in(&self) -> Option<Update> {
         let mut state = self.state();
-        let pods = state.said.as_ref()?.local_pods.iter().filter_map(|pod| state.fill_in(pod)).collect();
+        let mut pods: Vec<LocalPod> =
+            state.said.as_ref()?.local_pods.iter().filter_map(|pod| state.fill_in(pod)).collect();
+        pods.extend(state.left_behind());
+        let is_member = |pod: &&LocalPod| pod.enrolled && pod.netns.is_some();
+        state.members = pods.iter().filter(is_member).map(|pod| (pod.instance.clone(), pod.clone())).collect();
         let said = state.said.as_mut()?;
         Some(Update {
             changes: std::mem::take(&mut said.changes),
@@ -253,18 +326,25 @@ impl NodePods {
     async fn captured(&self, sandbox: &Sandbox, last: &Mutex<Option<String>>) -> Result<Verdict, String> {
         let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
         loop {
-            let pod = self.state().pod(sandbox).cloned();
+            let (pod, knows_namespace) = {
+                let state = self.state();
+                (state.pod(sandbox).cloned(), state.knows_namespace(&sandbox.namespace))
+            };
             match pod {
-                Some(pod) if !pod.enrolled => return Ok(Verdict::NotInMesh),
-                Some(pod) => match self.enrolment.of(&pod.uid, &sandbox.netns) {
-                    Some(PodState::Enrolled) => {
-                        self.announcer.tell_one(&pod, true).await?;
-                        return Ok(Verdict::Enrolled);
-                    }
+                Some(pod) if !pod.enrolled && knows_namespace => return Ok(Verdict::NotInMesh),
+                Some(pod) if pod.enrolled => match self.enrolment.of(&pod.uid, &sandbox.netns) {
+                    Some(PodState::Enrolled) => match self.announcer.tell_one(&pod, true).await {
+                        Ok(()) => return Ok(Verdict::Enrolled),
+                        Err(reason) => {
+                            *lock(last) = Some(reason);
+                            tokio::time::sleep(TELL_AGAIN).await;
+                            continue;
+                        }
+                    },
                     Some(PodState::Failed(reason)) => *lock(last) = Some(reason),
                     Some(PodState::NotEnrolled) | None => {}
                 },
-                None => {}
+                _ => {}
             }
             tokio::select! {
                 changed = heard.changed() => changed.map_err(|_| "the agent ends".to_owned())?,
@@ -287,6 +367,8 @@ impl Sandboxes for NodePods {
             {
                 let mut state = self.state();
                 state.ended.remove(&sandbox.uid);
+                // A pod has one. The runtime may not have told that the one before went.
+                state.sandboxes.retain(|_, known| known.uid.is_empty() || known.uid != sandbox.uid);
                 state.sandboxes.insert(sandbox.container.clone(), sandbox.clone());
             }
             self.sandboxes_changed.notify_one();
@@ -300,27 +382,28 @@ impl Sandboxes for NodePods {
         })
     }
 
-    fn remove<'a>(&'a self, uid: &'a str, container: &'a str) -> BoxFuture<'a, ()> {
+    fn remove<'a>(&'a self, _uid: &'a str, container: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let removed = {
+            {
                 let mut state = self.state();
-                let removed = state.sandboxes.remove(container);
-                let uid = removed.as_ref().map_or(uid, |sandbox| &*sandbox.uid);
-                if !uid.is_empty() && !state.sandboxes.values().any(|sandbox| sandbox.uid == uid) {
-                    state.found.remove(uid);
-                    state.ended.insert(uid.to_owned());
+                // Runtimes remove a sandbox more than once, and an older one of a pod that has another now: only what was
+                // told of ends. The namespace of any other is looked after by itself.
+                let Some(removed) = state.sandboxes.remove(container) else { return };
+                if !removed.uid.is_empty() {
+                    state.ended.insert(removed.uid);
                 }
-                removed
-            };
-            if removed.is_some() {
-                self.sandboxes_changed.notify_one();
             }
+            self.sandboxes_changed.notify_one();
         })
     }
 
     fn check(&self, sandbox: Sandbox) -> BoxFuture<'_, Result<Verdict, String>> {
         Box::pin(async move {
-            let Some(pod) = self.state().pod(&sandbox).cloned() else {
+            let (pod, knows_namespace) = {
+                let state = self.state();
+                (state.pod(&sandbox).cloned(), state.knows_namespace(&sandbox.namespace))
+            };
+            let Some(pod) = pod.filter(|pod| pod.enrolled || knows_namespace) else {
                 return match self.excluded.contains(&sandbox.namespace) {
                     true => Ok(Verdict::NotInMesh),
                     false => Err("the API server has not told the agent of this node about the pod".to_owned()),
@@ -366,6 +449,25 @@ impl State {
             pod.enrolled && !pod.addresses.is_empty() && !is_known && !self.ended.contains(&*pod.instance)
         };
         pods.filter(is_missing).map(|pod| pod.instance.to_string()).collect()
+    }
+
+    /// Pods of the mesh whose object is gone, or says that they have ended, while their sandbox is there: whoever deletes an
+    /// object takes nothing out of the mesh that may still run.
+    fn left_behind(&self) -> Vec<LocalPod> {
+        let said = self.said.iter().flat_map(|update| &update.local_pods);
+        let said: HashSet<&str> = said.map(|pod| &*pod.instance).collect();
+        let has_sandbox = |pod: &LocalPod| {
+            let uid = &*pod.instance;
+            !self.ended.contains(uid) && (self.sandbox(pod).is_some() || self.found.contains_key(uid))
+        };
+        let left = self.members.values().filter(|pod| !said.contains(&*pod.instance) && has_sandbox(pod));
+        left.map(|pod| LocalPod { enrolled: !self.is_leaving, ..pod.clone() }).collect()
+    }
+
+    /// Whether the namespace of a pod has been heard of: before that nobody knows whether it takes pods into the mesh.
+    fn knows_namespace(&self, namespace: &str) -> bool {
+        let namespaces = self.said.as_ref().map_or(&[][..], |said| &said.namespaces);
+        namespaces.binary_search_by(|(known, _)| (**known).cmp(namespace)).is_ok()
     }
 
     /// A pod with its network namespace, and with its addresses even before the API server knows them. `None` for one

@@ -144,6 +144,8 @@ impl AgentView for View {
         }
         match self.enrolment.pods() {
             None => reasons.push("the configuration has not been read yet".to_owned()),
+            // Anybody's pod may refuse to be captured: on a cluster that must not hold up the agents of all nodes.
+            Some(_) if matches!(self.options.source, NodeSource::Kubernetes { .. }) => {}
             Some(pods) => {
                 let failed = pods.iter().filter_map(|pod| match &pod.state {
                     enrol::PodState::Failed(error) => Some((pod, error)),

@@ -31,7 +31,7 @@ use crate::command::{AgentOptions, DiscoveryMode, NodeSource};
 use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus};
 use crate::footprint;
 use crate::joined::{self, Heard};
-use crate::node::{NodePods, follow_kubelet};
+use crate::node::{NodePods, Places, follow_kubelet};
 use crate::proxy::demand::Demand;
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
@@ -118,8 +118,8 @@ async fn run(
     if let Some(Cluster { clearing, .. }) = &cluster
         && clearing.is_ordered().await
     {
-        clearing.finish().await;
         tokio::select! {
+            () = cleared(clearing) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
@@ -283,8 +283,15 @@ async fn run(
     plug_in.drain(TASKS_END).await;
     if let Some(cluster) = order {
         tracing::info!("told to clear this node: its pods leave the mesh");
-        cluster.clearing.take_plug_in_out().await;
-        cluster.pods.leave(LEAVE_WITHIN).await;
+        let leaving = async {
+            cluster.clearing.take_plug_in_out().await;
+            cluster.pods.leave(LEAVE_WITHIN).await;
+        };
+        tokio::select! {
+            () = leaving => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     } else {
         tracing::info!("told to end: taking no more connections; capture stays, so that nothing goes out in clear");
     }
@@ -302,13 +309,19 @@ async fn run(
     proxy.stop();
     tasks.drain(TASKS_END).await;
     if let Some(cluster) = order {
-        cluster.clearing.finish().await;
         tokio::select! {
+            () = cleared(&cluster.clearing) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     }
     Ok(())
+}
+
+/// Clears the node, and stays.
+async fn cleared(clearing: &Clearing) {
+    clearing.finish().await;
+    std::future::pending().await
 }
 
 /// The control plane that describes the mesh, where one is configured.
@@ -360,8 +373,11 @@ async fn pods_of_this_node(
             let excluded = translation.excluded_namespaces.clone();
             let said = kubernetes::start_node(&client, translation, tasks);
             let clearing = Clearing::new(client.clone(), options);
-            let remembered = options.cni.is_some().then(|| cni::Remembered::path(&options.state_dir));
-            let (pods, updates) = NodePods::start(client, said, enrolment.clone(), excluded, remembered, tasks);
+            let places = Places {
+                state_dir: options.state_dir.clone(),
+                remembered: options.cni.is_some().then(|| cni::Remembered::path(&options.state_dir)),
+            };
+            let (pods, updates) = NodePods::start(client, said, enrolment.clone(), excluded, places, tasks);
             Ok(Pods { _folder: None, updates, cluster: Some(Cluster { pods, clearing }) })
         }
     }
@@ -381,11 +397,10 @@ fn installation(options: &AgentOptions) -> Option<Installation> {
 }
 
 fn translation_options(options: &AgentOptions) -> TranslationOptions {
-    let on_kubernetes = matches!(options.source, NodeSource::Kubernetes { .. });
-    let mut excluded_namespaces = TranslationOptions::default().excluded_namespaces;
-    if on_kubernetes {
-        excluded_namespaces.push(options.control_planes.namespace.clone());
-    }
+    let cluster = match &options.source {
+        NodeSource::Kubernetes { .. } => TranslationOptions::of_a_cluster(&options.control_planes.namespace),
+        NodeSource::Folder(_) => TranslationOptions::default(),
+    };
     TranslationOptions {
         node: options.node.clone(),
         cluster: options.cluster.clone(),
@@ -393,8 +408,7 @@ fn translation_options(options: &AgentOptions) -> TranslationOptions {
         trust_domain: options.trust_domain.clone(),
         cluster_domain: options.cluster_domain.clone(),
         root_namespace: options.root_namespace.clone(),
-        excluded_namespaces,
-        on_kubernetes,
+        ..cluster
     }
 }
 

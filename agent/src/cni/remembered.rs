@@ -60,18 +60,18 @@ impl Remembered {
         self.change(namespace, |known| known.has_members = true)
     }
 
-    /// Writes what an agent that watches the cluster knows: each namespace, and whether its label enrols. Namespaces that
-    /// are not among them are forgotten; that one had members stays known for as long as it is there. Nothing is written
+    /// Writes what an agent that watches the cluster knows: each namespace, whether its label enrols, and whether pods of
+    /// the mesh are in it here. Namespaces that are not among them are forgotten; that one had members stays known for as long as it is there. Nothing is written
     /// when nothing is new.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn learn<'a>(path: &Path, namespaces: impl IntoIterator<Item = (&'a str, bool)>) -> io::Result<()> {
+    pub fn learn<'a>(path: &Path, namespaces: impl IntoIterator<Item = (&'a str, bool, bool)>) -> io::Result<()> {
         let known = Self::read(path);
         let mut learnt = Self::default();
-        for (namespace, is_ambient) in namespaces {
+        for (namespace, is_ambient, has_members) in namespaces {
             learnt.note_label(namespace, is_ambient);
-            if known.namespaces.get(namespace).is_some_and(|known| known.has_members) {
+            if has_members || known.namespaces.get(namespace).is_some_and(|known| known.has_members) {
                 learnt.note_member(namespace);
             }
         }
@@ -145,10 +145,11 @@ mod tests {
         known.note_label("gone", true);
         known.note_member("shop");
         known.write(&path).unwrap();
-        Remembered::learn(&path, [("shop", false), ("bank", false), ("mesh", true)]).unwrap();
+        let namespaces = [("shop", false, false), ("bank", false, false), ("mesh", true, false), ("one", false, true)];
+        Remembered::learn(&path, namespaces).unwrap();
         let known = Remembered::read(&path);
-        let standing = ["gone", "shop", "bank", "mesh"].map(|namespace| known.is_member(namespace));
-        assert_eq!(standing, [None, Some(true), Some(false), Some(true)]);
+        let standing = ["gone", "shop", "bank", "mesh", "one"].map(|namespace| known.is_member(namespace));
+        assert_eq!(standing, [None, Some(true), Some(false), Some(true), Some(true)]);
     }
 
     #[test]

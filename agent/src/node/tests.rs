@@ -41,6 +41,8 @@ fn state(pods: Vec<LocalPod>, sandboxes: Vec<Sandbox>, found: &[&str]) -> State 
         sandboxes: sandboxes.into_iter().map(|sandbox| (sandbox.container.clone(), sandbox)).collect(),
         found: found.collect(),
         ended: HashSet::new(),
+        members: HashMap::new(),
+        known: Known::default(),
         is_leaving: false,
     }
 }
@@ -67,6 +69,29 @@ fn nothing_is_missing_of_a_pod_whose_sandbox_was_removed() {
     state.ended.insert(UID.to_owned());
     assert!(state.missing().is_empty());
     assert_eq!(state.fill_in(&ending), None);
+}
+
+#[test]
+fn a_pod_whose_object_is_gone_stays_until_its_sandbox_is() {
+    let member = pod(&["10.0.0.1"], true, true);
+    let mut state = state(vec![], vec![sandbox(UID, &["10.0.0.1"])], &[]);
+    state.members.insert(UID.into(), member.clone());
+    assert_eq!(state.left_behind(), std::slice::from_ref(&member));
+    state.ended.insert(UID.to_owned());
+    assert_eq!(state.left_behind(), []);
+    let mut state = self::state(vec![], vec![], &[]);
+    state.members.insert(UID.into(), member.clone());
+    assert_eq!(state.left_behind(), [], "its namespace is no more");
+    let mut state = self::state(vec![pod(&["10.0.0.1"], false, true)], vec![], &[UID]);
+    state.members.insert(UID.into(), member);
+    assert_eq!(state.left_behind(), [], "its label was taken away");
+}
+
+#[test]
+fn a_namespace_counts_once_it_was_heard_of() {
+    let mut state = state(vec![], vec![], &[]);
+    state.said = Some(Update { namespaces: vec![("a".into(), true), ("c".into(), false)], ..Update::default() });
+    assert!(state.knows_namespace("a") && state.knows_namespace("c") && !state.knows_namespace("b"));
 }
 
 #[test]

@@ -71,6 +71,16 @@ impl Default for TranslationOptions {
     }
 }
 
+impl TranslationOptions {
+    /// The same for objects of a cluster, in which Weft itself is in the namespace `own`.
+    #[must_use]
+    pub fn of_a_cluster(own: &str) -> Self {
+        let mut options = Self { on_kubernetes: true, ..Self::default() };
+        options.excluded_namespaces.push(own.to_owned());
+        options
+    }
+}
+
 /// How many objects of each kind are in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjectCounts {

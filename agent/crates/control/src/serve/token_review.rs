@@ -19,7 +19,7 @@ const AUDIENCE: &str = "istio-ca";
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 /// What the API server says of the pod that a token was made for.
 const POD: &str = "authentication.kubernetes.io/pod-name";
-/// What it says of that pod's node (Kubernetes 1.32 and later).
+/// What it says of that pod's node (Kubernetes 1.30 and later).
 const NODE: &str = "authentication.kubernetes.io/node-name";
 
 /// Asks the API server who a token belongs to (`authentication.k8s.io/v1` TokenReview). Only the service accounts of

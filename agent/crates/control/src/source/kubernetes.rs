@@ -280,12 +280,19 @@ pub async fn mark(client: &Client, pod: &LocalPod, is_captured: bool) -> Result<
     // The uid makes the patch fail on another pod of that name.
     let patch = serde_json::json!({ "metadata": { "uid": &*pod.instance, "annotations": annotations } });
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &pod.namespace, &resource(Kind::Pod));
-    match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {
-            tracing::debug!(pod = %pod.uid, reason = status.message, "it is no more, and is not marked");
+    let Err(error) = api.patch_status(&pod.name, &PatchParams::default(), &Patch::Merge(patch)).await else {
+        return Ok(());
+    };
+    if !matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409 | 422)) {
+        return Err(error);
+    }
+    // Not every refusal means that it is another pod: admission may have refused as well.
+    match api.get_metadata_opt(&pod.name).await? {
+        Some(now) if now.metadata.uid.as_deref() == Some(&*pod.instance) => Err(error),
+        _ => {
+            tracing::debug!(pod = %pod.uid, %error, "it is no more, and is not marked");
             Ok(())
         }
-        result => result.map(drop),
     }
 }
 
