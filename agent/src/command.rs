@@ -1,16 +1,18 @@
 //! The command line: one that runs the agent, and those by which an operator asks it.
 //!
 //! Every flag of `weft agent` has an environment variable, `WEFT_` and its name; a flag beats its variable. Commands
-//! that ask the agent use the Unix socket in its state directory. They exit with 0 when all is well, with 1 when it is
-//! not, and with 2 when the command itself is wrong.
+//! that ask the agent use the Unix socket in its state directory; those for a cluster go through its API server, with a
+//! kubeconfig. They exit with 0 when all is well, with 1 when it is not, and with 2 when the command itself is wrong.
 
 mod address;
 mod agent;
 mod analyze;
 mod client;
+mod cluster;
 mod cni_flags;
 mod control_plane;
 mod controller;
+mod enroll;
 mod list;
 mod log;
 mod measure;
@@ -62,6 +64,14 @@ enum Command {
     Connections(list::ListArgs),
     /// List the connections from before their pod was enrolled: in clear until they end
     OlderConnections(list::ListArgs),
+    /// Take a namespace of a cluster, with its running pods, into the mesh
+    ///
+    /// Sets its label istio.io/dataplane-mode=ambient, after checks, and waits until its pods have followed.
+    Enroll(enroll::EnrollArgs),
+    /// Take a namespace of a cluster, with its running pods, out of the mesh
+    ///
+    /// Removes its label istio.io/dataplane-mode, after checks, and waits until its pods have followed.
+    Unenroll(enroll::EnrollArgs),
     /// Show or change what the running agent logs
     ///
     /// Without a filter: shows the one in force. A change lasts until the agent ends.
@@ -113,6 +123,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Certificates(arguments) => list::run(&arguments, &list::CERTIFICATES),
         Command::Connections(arguments) => list::run(&arguments, &list::CONNECTIONS),
         Command::OlderConnections(arguments) => list::run(&arguments, &list::OLDER_CONNECTIONS),
+        Command::Enroll(arguments) => enroll::run(&arguments, true),
+        Command::Unenroll(arguments) => enroll::run(&arguments, false),
         Command::Log(arguments) => log::run(&arguments),
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Cni => Ok(cni::main()),

@@ -22,6 +22,7 @@ mod parallel;
 pub mod serve;
 pub mod cluster;
 pub mod discovery;
+pub mod operator;
 pub mod uninstall;
 
 pub use analyze::{Report, analyze};

@@ -16,7 +16,7 @@ use contents::Contents;
 use kube::Api;
 pub use kube::Client;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{Config, InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, utils, watcher as watch_of};
 use thiserror::Error;
@@ -327,6 +327,25 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
             )
         })?,
     };
+    client_of(config)
+}
+
+/// A client of the API server with an operator's own rights: those of a kubeconfig, or with none, what `KUBECONFIG` or
+/// `~/.kube/config` says, as `kubectl` has it; then those of the pod that this is.
+///
+/// # Errors
+/// When there is no such file, or it is none, or without one this is no pod.
+pub async fn connect_as_operator(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    if kubeconfig.is_some() {
+        return connect(kubeconfig).await;
+    }
+    let failed = |error: InferConfigError| {
+        ConnectError("KUBECONFIG, ~/.kube/config or a pod's service account".to_owned(), error.to_string())
+    };
+    client_of(Config::infer().await.map_err(failed)?)
+}
+
+fn client_of(config: Config) -> Result<Client, ConnectError> {
     let server = config.cluster_url.to_string();
     Client::try_from(config).map_err(|error| ConnectError(server, error.to_string()))
 }

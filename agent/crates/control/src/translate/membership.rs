@@ -53,7 +53,7 @@ impl Membership {
         Ok(Self::said(DataplaneMode::read(mode.map(String::as_str))))
     }
 
-    pub(super) fn of_template(template: &PodTemplate) -> Self {
+    pub(crate) fn of_template(template: &PodTemplate) -> Self {
         Self::of(template.is_host_network, template.has_sidecar, template.mode)
     }
 
