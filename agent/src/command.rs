@@ -76,9 +76,9 @@ enum Command {
     ///
     /// Without a filter: shows the one in force. A change lasts until the agent ends.
     Log(log::LogArgs),
-    /// Check a folder of manifests and print every mistake in it
+    /// Check a folder of manifests, or a cluster, and print every mistake in it
     ///
-    /// Reads the folder as the agent would, and changes nothing. Exits with 1 if there are errors.
+    /// Reads it as the agents would, and changes nothing. Exits with 1 if there are errors.
     Analyze(analyze::AnalyzeArgs),
     /// Be the CNI plug-in: for container runtimes, which call it by the name weft-cni
     ///

@@ -1,4 +1,4 @@
-//! Looking for mistakes in a folder before an agent does.
+//! Looking for mistakes in a folder before an agent does, and in a cluster.
 //!
 //! Beside what is wrong with each object by itself, it finds what does not fit together: selectors that match nothing,
 //! names of things that are not there, settings that will have no effect.
@@ -12,10 +12,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use kube::Client;
+
 use crate::manifest::Scrutiny;
 use crate::object::{Kind, ObjectId};
+use crate::operator::{ClusterError, list};
 use crate::problem::{Notes, Problem, Severity};
-use crate::source::{Folder, SourceError, check};
+use crate::source::kubernetes::read_once;
+use crate::source::{Folder, Origin, SourceError, check};
 use crate::translate::{ObjectCounts, TranslationOptions, Translator};
 
 /// What was found. Displayed with one problem a line, in the order of files and lines.
@@ -25,7 +29,7 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// How many objects there are.
     pub objects: ObjectCounts,
-    /// How many files were read.
+    /// How many files were read; none of a cluster.
     pub files: usize,
 }
 
@@ -71,20 +75,51 @@ pub fn analyze(dir: &Path, options: &TranslationOptions) -> Report {
     let mut translator = Translator::new(options.clone());
     folder.read(&mut translator);
     translator.flush();
-    let mut analysis = Analysis { translator: &translator, folder: &folder, problems: folder.problems() };
+    let mut problems = look(&translator, &|id| folder.origin(id).unwrap_or_default(), folder.problems());
+    problems.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
+    Report { problems, objects: translator.counts(), files: folder.file_count() }
+}
+
+/// Lists the objects of a cluster once, and reports all mistakes. The worst come first.
+///
+/// # Errors
+/// The API server does not answer, or refuses.
+pub async fn analyze_cluster(client: &Client, options: &TranslationOptions) -> Result<Report, ClusterError> {
+    let mut listed = Vec::with_capacity(Kind::ALL.len());
+    for kind in Kind::ALL {
+        listed.push((kind, list(client, kind, None).await?));
+    }
+    let absent = listed.iter().filter(|(_, objects)| objects.is_none()).map(|(kind, _)| Problem {
+        severity: Severity::Info,
+        file: None,
+        line: None,
+        object: None,
+        field: None,
+        message: format!("the cluster does not have the kind {kind}"),
+        suggestion: Some("install its definition to write policies: see the chart's crds.install".to_owned()),
+    });
+    let absent: Vec<Problem> = absent.collect();
+    let (translator, mut found) = read_once(listed, TranslationOptions { on_kubernetes: true, ..options.clone() });
+    found.extend(absent);
+    let mut problems = look(&translator, &|_| Origin::default(), found);
+    problems.sort_by(|a, b| (a.severity, &a.object).cmp(&(b.severity, &b.object)));
+    Ok(Report { problems, objects: translator.counts(), files: 0 })
+}
+
+/// Adds what does not fit together to what was found in single objects.
+fn look(translator: &Translator, origin: &dyn Fn(&ObjectId) -> Origin, found: Vec<Problem>) -> Vec<Problem> {
+    let mut analysis = Analysis { translator, origin, problems: found };
     analysis.pods();
     analysis.services();
     analysis.policies();
     analysis.mtls();
-    let mut problems = analysis.problems;
-    problems.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
-    Report { problems, objects: translator.counts(), files: folder.file_count() }
+    analysis.problems
 }
 
 /// An analysis in progress.
 struct Analysis<'a> {
     translator: &'a Translator,
-    folder: &'a Folder,
+    origin: &'a dyn Fn(&ObjectId) -> Origin,
     problems: Vec<Problem>,
 }
 
@@ -92,7 +127,7 @@ impl Analysis<'_> {
     /// Adds what `note` says about an object.
     fn about(&mut self, kind: Kind, namespace: &Arc<str>, name: &Arc<str>, note: impl FnOnce(&mut Notes)) {
         let id = ObjectId { kind, namespace: Arc::clone(namespace), name: Arc::clone(name) };
-        let origin = self.folder.origin(&id).unwrap_or_default();
+        let origin = (self.origin)(&id);
         let mut notes = Notes::default();
         note(&mut notes);
         let notes = notes.into_vec().into_iter();

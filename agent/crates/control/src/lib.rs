@@ -1,7 +1,7 @@
 //! Sources of configuration, and their translation into the model.
 //!
 //! The one configuration language is that of Kubernetes' manifests. [`FileSource`] reads them from a folder and keeps
-//! watching it, [`kubernetes`] watches a cluster; [`analyze()`] looks for mistakes in a folder. Whatever the source, the
+//! watching it, [`kubernetes`] watches a cluster; [`analyze()`] and [`analyze_cluster()`] look for mistakes. Whatever the source, the
 //! same translator turns objects into changes of the model: it evaluates selectors, defaults and precedence, so that the
 //! model needs to know none of them.
 //!
@@ -25,7 +25,7 @@ pub mod discovery;
 pub mod operator;
 pub mod uninstall;
 
-pub use analyze::{Report, analyze};
+pub use analyze::{Report, analyze, analyze_cluster};
 pub use manifest::{Format, check_manifest};
 pub use object::{Kind, ObjectId};
 pub use problem::{Problem, Severity};

@@ -102,6 +102,25 @@ pub struct ObjectCounts {
     pub peer_authentications: usize,
 }
 
+impl ObjectCounts {
+    /// How many objects there are.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        let Self {
+            namespaces,
+            nodes,
+            service_accounts,
+            pods,
+            services,
+            endpoint_slices,
+            authorization_policies,
+            peer_authentications,
+        } = self;
+        let cluster = namespaces + nodes + service_accounts + pods + services + endpoint_slices;
+        cluster + authorization_policies + peer_authentications
+    }
+}
+
 /// Translates objects into changes of the model.
 #[derive(Debug)]
 pub(crate) struct Translator {

@@ -84,6 +84,14 @@ impl Analysis<'_> {
                         "is missing: the pod is enrolled, but no node's agent will look after it",
                         "write the name that the node's agent was started with",
                     );
+                } else if options.on_kubernetes {
+                    if pod.phase == PodPhase::Running && !pod.is_terminating && !pod.is_redirected {
+                        notes.warning(
+                            "metadata.annotations[ambient.istio.io/redirection]",
+                            "is missing: the pod is enrolled, and its node's agent has not captured it",
+                            format!("see weft pods --kubernetes --node {}", pod.node),
+                        );
+                    }
                 } else if is_local && !pod.has_netns {
                     for Note { severity, field, message, suggestion } in missing_netns() {
                         notes.add(severity, field, message, suggestion);

@@ -226,3 +226,49 @@ fn a_folder_that_is_not_there_is_reported() {
     assert!(report.has_errors());
     assert!(report.to_string().starts_with("/nowhere/at/all: error: reading the folder "), "{report}");
 }
+
+/// What is found in a cluster of these objects, and of no PeerAuthentications at all.
+fn found_in_cluster(objects: &[(Kind, serde_json::Value)]) -> Vec<String> {
+    let of = |kind| {
+        let of_kind = objects.iter().filter(move |(of, _)| *of == kind);
+        of_kind.map(|(_, tree)| serde_json::from_value(tree.clone()).expect("an object")).collect()
+    };
+    let listed = Kind::ALL.map(|kind| (kind, (kind != Kind::PeerAuthentication).then(|| of(kind))));
+    let options = TranslationOptions { on_kubernetes: true, ..TranslationOptions::default() };
+    let (translator, problems) = read_once(listed.into(), options);
+    let problems = look(&translator, &|_| Origin::default(), problems);
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_live_cluster_is_looked_at_like_a_folder_and_problems_name_the_object() {
+    use serde_json::json;
+
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": "ambient"}},
+    });
+    let pod = |is_captured: bool| {
+        let annotations = if is_captured { json!({"ambient.istio.io/redirection": "enabled"}) } else { json!({}) };
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web", "namespace": "shop", "annotations": annotations},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c"}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]},
+        })
+    };
+    let shop = |is_captured| [(Kind::Namespace, namespace.clone()), (Kind::Pod, pod(is_captured))];
+    assert_eq!(found_in_cluster(&shop(true)), [""; 0]);
+    let found = found_in_cluster(&shop(false));
+    let [problem] = &found[..] else { panic!("one problem was to be found: {found:?}") };
+    assert!(problem.starts_with("warning: Pod shop/web: metadata.annotations[ambient"), "{problem}");
+    assert!(problem.ends_with("see weft pods --kubernetes --node n1"), "{problem}");
+
+    let policy = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "p", "namespace": "shop"}, "spec": {"action": "PERHAPS"},
+    });
+    let [namespace, pod] = shop(true);
+    let found = found_in_cluster(&[namespace, pod, (Kind::AuthorizationPolicy, policy)]);
+    assert!(found.iter().any(|problem| problem.starts_with("error: AuthorizationPolicy shop/p: ")), "{found:?}");
+}

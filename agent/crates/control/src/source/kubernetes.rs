@@ -27,7 +27,8 @@ use weft_runtime::{Backoff, Shutdown, Tasks};
 
 use super::{Sent, Update};
 use crate::object::{Kind, REDIRECTION};
-use crate::translate::{LocalPod, TranslationOptions};
+use crate::problem::Problem;
+use crate::translate::{LocalPod, TranslationOptions, Translator};
 
 /// After a first change, how long others may join it.
 const COALESCING: Duration = Duration::from_millis(20);
@@ -75,6 +76,24 @@ pub fn start(client: &Client, translation: TranslationOptions, tasks: &Tasks) ->
 pub fn start_node(client: &Client, translation: TranslationOptions, tasks: &Tasks) -> mpsc::Receiver<Update> {
     let here = format!("spec.nodeName={}", translation.node);
     start_kinds(client, [(Kind::Namespace, None), (Kind::Pod, Some(here))], translation, tasks)
+}
+
+/// What a cluster holds that was listed once, and what is wrong with single objects. `None`: it does not have the kind.
+pub(crate) fn read_once(
+    listed: Vec<(Kind, Option<Vec<DynamicObject>>)>,
+    translation: TranslationOptions,
+) -> (Translator, Vec<Problem>) {
+    let mut contents = Contents::new(translation, listed.iter().map(|(kind, _)| *kind));
+    for (kind, objects) in listed {
+        let Some(objects) = objects else {
+            contents.note(kind, News::Absent);
+            continue;
+        };
+        contents.note(kind, News::Listing);
+        objects.into_iter().for_each(|object| contents.note(kind, News::Listed(Box::new(object))));
+        contents.note(kind, News::ListEnd);
+    }
+    contents.into_parts()
 }
 
 /// Watches these kinds, of each only what its field selector says.

@@ -95,6 +95,12 @@ impl Contents {
         (changes, Update { changes: Vec::new(), local_pods, namespaces, problems, objects: self.translator.counts() })
     }
 
+    /// The translation of all that is in force, and what is wrong with single objects.
+    pub(super) fn into_parts(mut self) -> (Translator, Vec<Problem>) {
+        self.translator.flush();
+        (self.translator, self.problems.into_values().flatten().collect())
+    }
+
     fn objects(&mut self, kind: Kind) -> &mut Objects {
         self.kinds.entry(kind).or_default()
     }
