@@ -6,6 +6,7 @@
 
 mod address;
 mod agent;
+mod agents;
 mod analyze;
 mod client;
 mod cluster;
@@ -48,7 +49,7 @@ enum Command {
     Agent(Box<agent::AgentArgs>),
     /// Run a controller: it tells agents what a folder says, and issues their certificates
     Controller(Box<controller::ControllerArgs>),
-    /// Say whether all is well on this node, and what to do if not
+    /// Say whether all is well on this node, or on all of a cluster, and what to do if not
     Status(status::StatusArgs),
     /// List the pods of this node and how their enrolment stands
     Pods(list::ListArgs),

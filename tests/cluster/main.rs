@@ -10,6 +10,7 @@ mod cni;
 mod control_plane;
 mod controller;
 mod mesh;
+mod operator;
 mod rotation;
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! Asking the agent of this node, over its Unix socket.
+//! Asking an agent: that of this node over its Unix socket, and others over whatever leads to their admin interface.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
@@ -15,13 +15,17 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use super::agent::STATE_DIR;
 use crate::admin::socket_path;
 
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(20);
+pub(super) const ANSWER: Duration = Duration::from_secs(20);
+
+/// The longest answer that is read: hundreds of thousands of objects.
+const MAX_ANSWER: usize = 256 << 20;
 
 /// Which agent to ask.
 #[derive(Debug, Args)]
@@ -42,11 +46,7 @@ impl AgentAddress {
 
     /// `GET path`, with the parameter `namespace` if there is one.
     pub(super) fn get(&self, path: &str, namespace: Option<&str>) -> anyhow::Result<Value> {
-        let path = match namespace {
-            Some(namespace) => format!("{path}?namespace={namespace}"),
-            None => path.to_owned(),
-        };
-        self.ask(Method::GET, &path, Bytes::new())
+        self.ask(Method::GET, &with_namespace(path, namespace), Bytes::new())
     }
 
     /// `PUT path` with a body in JSON.
@@ -62,13 +62,26 @@ impl AgentAddress {
                 .await
                 .map_err(|_| anyhow!("the agent at {} did not answer within {ANSWER:?}", socket.display()))?
         })?;
-        let value: Value = serde_json::from_slice(&body).context("the agent's answer is not JSON")?;
-        if status != StatusCode::OK {
-            let error = value["error"].as_str().unwrap_or("no reason given");
-            bail!("{error}");
-        }
-        Ok(value)
+        understood(status, &body)
     }
+}
+
+/// The path of a question about one namespace, or about all.
+pub(super) fn with_namespace(path: &str, namespace: Option<&str>) -> String {
+    match namespace {
+        Some(namespace) => format!("{path}?namespace={namespace}"),
+        None => path.to_owned(),
+    }
+}
+
+/// An answer as JSON, or the error that it is.
+pub(super) fn understood(status: StatusCode, body: &[u8]) -> anyhow::Result<Value> {
+    let value: Value = serde_json::from_slice(body).context("the agent's answer is not JSON")?;
+    if status != StatusCode::OK {
+        let error = value["error"].as_str().unwrap_or("no reason given");
+        bail!("{error}");
+    }
+    Ok(value)
 }
 
 /// An answer, or one field of it, as what it stands for.
@@ -83,6 +96,14 @@ pub(super) fn decode<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
 
 async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable_agent(socket, &error))?;
+    talk(stream, method, path, body).await.with_context(|| format!("asking the agent at {}", socket.display()))
+}
+
+/// One question and its answer, over a connection to an agent's admin interface. An answer is of bounded length.
+pub(super) async fn talk<S>(stream: S, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
         .method(method)
@@ -93,12 +114,12 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> any
     let answer = async move {
         let answer = sender.send_request(request).await?;
         let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        Ok::<_, hyper::Error>((status, body))
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(anyhow::Error::from_boxed)?;
+        anyhow::Ok((status, body.to_bytes()))
     };
     // The connection moves the bytes, and ends when the sender is dropped, after the exchange.
     let (answer, _) = tokio::join!(answer, connection);
-    answer.with_context(|| format!("asking the agent at {}", socket.display()))
+    answer
 }
 
 /// Why there is nobody to ask, and what to do.

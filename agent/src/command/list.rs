@@ -1,13 +1,16 @@
 //! The commands that list objects.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::agents::ClusterArgs;
 use super::client::{AgentAddress, decode};
 use super::measure;
 use super::output::{self, OutputFormat};
@@ -29,6 +32,9 @@ pub(super) struct ListArgs {
 
     #[command(flatten)]
     agent: AgentAddress,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// A list that the agent has.
@@ -50,20 +56,51 @@ pub(super) const OLDER_CONNECTIONS: List =
 
 pub(super) fn run(arguments: &ListArgs, list: &List) -> anyhow::Result<ExitCode> {
     let namespace = arguments.namespace.as_deref();
-    let mut answer = arguments.agent.get(&format!("/v1/{}", list.name), namespace)?;
+    let path = format!("/v1/{}", list.name);
+    if arguments.cluster.kubernetes {
+        return run_everywhere(arguments, list, &path);
+    }
+    let mut answer = arguments.agent.get(&path, namespace)?;
     match arguments.output {
         OutputFormat::Json => output::print_json(&answer),
-        OutputFormat::Table => {
-            let table = (list.table)(answer[list.name].take())?;
-            if table.is_empty() {
-                // Not on standard output: a pipe gets nothing where there is nothing.
-                let place = namespace.map_or(String::new(), |namespace| format!(" in the namespace {namespace}"));
-                eprintln!("There are no {}{place}.", list.name.replace('_', " "));
-                return Ok(ExitCode::SUCCESS);
-            }
-            output::print(&table.render(output::is_coloured()))
+        OutputFormat::Table => show(&(list.table)(answer[list.name].take())?, list, namespace),
+    }
+}
+
+/// Asks the agents of a cluster. Exits with 1 if one of them did not answer.
+fn run_everywhere(arguments: &ListArgs, list: &List, path: &str) -> anyhow::Result<ExitCode> {
+    let namespace = arguments.namespace.as_deref();
+    let answers = arguments.cluster.get(path, namespace)?;
+    match arguments.output {
+        OutputFormat::Json => output::print_json(&answers.to_json())?,
+        OutputFormat::Table => show(&everywhere(list, &answers.answered)?, list, namespace)?,
+    };
+    answers.complaints().iter().for_each(|complaint| eprintln!("{complaint}"));
+    Ok(if answers.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What all agents have listed, by node.
+fn everywhere(list: &List, answers: &BTreeMap<String, Value>) -> anyhow::Result<Table> {
+    let mut all: Option<Table> = None;
+    for (node, answer) in answers {
+        let mut table = (list.table)(answer[list.name].clone()).with_context(|| node.clone())?;
+        table.lead_with("NODE", "AGENT", node);
+        match &mut all {
+            Some(all) => all.append(table),
+            None => all = Some(table),
         }
     }
+    Ok(all.unwrap_or_else(|| Table::new(&[])))
+}
+
+fn show(table: &Table, list: &List, namespace: Option<&str>) -> anyhow::Result<ExitCode> {
+    if table.is_empty() {
+        // Not on standard output: a pipe gets nothing where there is nothing.
+        let place = namespace.map_or(String::new(), |namespace| format!(" in the namespace {namespace}"));
+        eprintln!("There are no {}{place}.", list.name.replace('_', " "));
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::print(&table.render(output::is_coloured()))
 }
 
 fn rows<T: DeserializeOwned>(value: Value, table: fn(&[T]) -> Table) -> anyhow::Result<Table> {

@@ -1,11 +1,14 @@
 //! `weft status`: one screen that says whether all is well, and what to do if not.
 
+mod nodes;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::agents::ClusterArgs;
 use super::client::{AgentAddress, decode};
 use super::measure::{self, count};
 use super::output::{self, OutputFormat};
@@ -26,9 +29,15 @@ pub(super) struct StatusArgs {
 
     #[command(flatten)]
     agent: AgentAddress,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 pub(super) fn run(arguments: &StatusArgs) -> anyhow::Result<ExitCode> {
+    if arguments.cluster.kubernetes {
+        return nodes::run(arguments);
+    }
     let answer = arguments.agent.get("/v1/status", None)?;
     let report: StatusReport = decode(answer.clone())?;
     let findings = findings(&report, SystemTime::now());
@@ -138,14 +147,19 @@ fn findings(report: &StatusReport, now: SystemTime) -> Vec<Finding> {
     findings
 }
 
-fn render(report: &StatusReport, findings: &[Finding], now: SystemTime, is_coloured: bool) -> String {
-    let agent = &report.agent;
-    let (word, tone) = match (agent.state, report.is_ready) {
+/// How the agent stands, in a word.
+fn standing(report: &StatusReport) -> (&'static str, Tone) {
+    match (report.agent.state, report.is_ready) {
         (AgentState::Draining, _) => ("draining", Tone::Bad),
         (_, true) => ("ready", Tone::Good),
         (AgentState::Starting, false) => ("starting", Tone::Doubtful),
         (AgentState::Running, false) => ("not ready", Tone::Bad),
-    };
+    }
+}
+
+fn render(report: &StatusReport, findings: &[Finding], now: SystemTime, is_coloured: bool) -> String {
+    let agent = &report.agent;
+    let (word, tone) = standing(report);
     let mut text = format!("Node {}: {}\n\n", agent.node, tone.paint(word, is_coloured));
     let mut line = |name: &str, value: String| {
         // Writing to a string cannot fail.

@@ -65,6 +65,20 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// Puts a column with the same text in every row before the others. Where there is a column of its title already it takes
+    /// `otherwise` for one.
+    pub(super) fn lead_with(&mut self, title: &'static str, otherwise: &'static str, text: &str) {
+        let title = if self.header.contains(&title) { otherwise } else { title };
+        self.header.insert(0, title);
+        self.rows.iter_mut().for_each(|row| row.insert(0, text.into()));
+    }
+
+    /// Adds the rows of another table with the same header.
+    pub(super) fn append(&mut self, other: Self) {
+        debug_assert_eq!(self.header, other.header);
+        self.rows.extend(other.rows);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -111,6 +125,23 @@ mod tests {
         table.row(["a".into(), Cell::toned("captured", Tone::Good), "".into()]);
         table.row(["a-long-name".into(), Cell::toned("failed", Tone::Bad), "no\nsuch\x1b[2J file".into()]);
         table
+    }
+
+    #[test]
+    fn tables_of_several_nodes_become_one_with_a_column_for_the_node() {
+        let of = |node: &str| {
+            let mut table = table();
+            table.lead_with("NODE", "AGENT", node);
+            table
+        };
+        let mut all = of("n1");
+        all.append(of("n2"));
+        let text = all.render(false);
+        let firsts: Vec<_> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(firsts, ["NODE", "n1", "n1", "n2", "n2"]);
+        // Workloads have a node of their own, which is another matter than whose agent knows them.
+        all.lead_with("NODE", "AGENT", "n3");
+        assert!(all.render(false).starts_with("AGENT"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod agents;
 mod checks;
 mod enrolment;
+mod forward;
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 pub use agents::{Agent, Agents};
 pub use checks::{Check, Weight};
 pub use enrolment::{Enrolment, Unfinished};
+pub use forward::forward;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client};
 use thiserror::Error;

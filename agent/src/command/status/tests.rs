@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn report(change: impl FnOnce(&mut StatusReport)) -> StatusReport {
+pub(super) fn report(change: impl FnOnce(&mut StatusReport)) -> StatusReport {
     let mut report = decode(json!({
         "version": env!("CARGO_PKG_VERSION"), "pid": 42, "node": "node-a", "cluster": "Kubernetes", "network": "",
         "trust_domain": "cluster.local", "workers": 2, "configuration_source": "/etc/weft", "state": "running",
@@ -25,7 +25,7 @@ fn report(change: impl FnOnce(&mut StatusReport)) -> StatusReport {
 }
 
 /// Three hours and two minutes after the start.
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000 + 3 * 3600 + 120)
 }
 
