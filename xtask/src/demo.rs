@@ -3,6 +3,7 @@
 //! Each step does something, shows what can be seen of it, and checks it; the first check that fails ends the demo with
 //! an exit code other than 0.
 
+mod kubernetes;
 mod shop;
 mod stage;
 mod steps;
@@ -19,6 +20,9 @@ use stage::Stage;
 /// What `cargo xtask demo` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// The same story on a real Kubernetes on this machine, by kubectl and Helm
+    #[arg(long)]
+    kubernetes: bool,
     /// Leave the shop running, and say how to look around in it
     #[arg(long)]
     keep: bool,
@@ -31,8 +35,16 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.remove {
         let removed = remove_kept_worlds();
-        println!("removed: {removed}");
+        let clusters = usize::from(kubernetes::remove());
+        println!("removed: {}", removed + clusters);
         return Ok(());
+    }
+    if options.kubernetes {
+        setup::for_clusters()?;
+        let agent = build::agent()?;
+        // No thread of the builds is left, so that Ctrl-C reaches the one that cleans up.
+        sweep_on_interrupt()?;
+        return kubernetes::run(&agent, options.keep);
     }
     // Before any thread is there, so that Ctrl-C reaches the one that cleans up.
     sweep_on_interrupt()?;

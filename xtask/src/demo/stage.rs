@@ -91,8 +91,7 @@ impl Stage {
         let weft = agent.display();
         let state = |agent: &weft_tests::Agent| agent.state_folder().display().to_string();
         let pod = |pod: &weft_tests::Pod| pod.netns().path().display().to_string();
-        println!("\n{}", self.bold("The shop goes on running. To look around:"));
-        for (what, command) in [
+        let commands = [
             ("ask the agents", format!("{weft} status --state-dir {}", state(&shop.agent_a))),
             ("", format!("{weft} workloads --state-dir {}", state(&shop.agent_b))),
             (
@@ -110,7 +109,15 @@ impl Stage {
                 format!("nsenter --net={} curl -s localhost:15020/metrics", shop.a.netns().path().display()),
             ),
             ("remove it all", "cargo xtask demo --remove".to_owned()),
-        ] {
+        ];
+        let commands: Vec<(&str, &str)> = commands.iter().map(|(what, command)| (*what, &**command)).collect();
+        self.list("The shop goes on running. To look around:", &commands);
+    }
+
+    /// Says what one can go on with: commands, each with what it is for, or with nothing if that is said above.
+    pub(super) fn list(&self, title: &str, commands: &[(&str, &str)]) {
+        println!("\n{}", self.bold(title));
+        for (what, command) in commands {
             if !what.is_empty() {
                 println!("  {what}:");
             }
