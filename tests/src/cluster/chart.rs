@@ -91,7 +91,10 @@ impl Cluster {
         let chart = chart().display().to_string();
         let mut arguments = vec!["install", "weft", &chart, "--namespace", NAMESPACE, "--wait", "--timeout", &timeout];
         arguments.extend(values.iter().flat_map(|value| ["--set", value]));
-        self.helm(&arguments)?.success().map(drop).with_context(|| self.what_weft_says())
+        self.helm(&arguments)?.success().map(drop).with_context(|| self.what_weft_says())?;
+        // Helm is content when all agents but as many as an upgrade may take away are ready.
+        let all = ["rollout", "status", "daemonset/weft-agent", "--namespace", NAMESPACE, "--timeout=50s"];
+        self.kubectl(&all)?.success().map(drop).with_context(|| self.what_weft_says())
     }
 
     /// Uninstalls Weft: every agent clears its node before Helm deletes anything.
