@@ -135,6 +135,8 @@ impl<'a> ControlPlane<'a> {
         command.args(["agent", "--node", node, "--admin", "off", "--metrics", "off", "--readiness", "off"]);
         let address = format!("https://127.0.0.1:{}", port(0));
         command.args(["--discovery", &address, "--ca", &address]);
+        // Whoever looks at what it knows wants to see all that it was told.
+        command.args(["--discovery-mode", "wildcard"]);
         for (flag, path) in [
             ("--config", &config),
             ("--state-dir", &state),
