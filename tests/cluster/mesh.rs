@@ -37,6 +37,15 @@ fn wait_until_captured(cluster: &Cluster, is_captured: bool) -> Result<()> {
     })
 }
 
+/// A shop whose pods are all captured.
+fn shop_in_the_mesh() -> Result<Cluster> {
+    let cluster = shop()?;
+    cluster.install_weft(&["crds.install=true"])?;
+    label(&cluster, true)?;
+    wait_until_captured(&cluster, true)?;
+    Ok(cluster)
+}
+
 /// A pod on the first node that makes requests, one connection each, one after the other without a pause, until it is stopped.
 /// What came of them is read on the node: it goes on without an API server.
 struct Load<'a> {
@@ -196,10 +205,7 @@ spec:
 
 #[test]
 fn pods_that_speak_in_their_first_millisecond_are_neither_refused_nor_heard() -> Result<()> {
-    let cluster = shop()?;
-    cluster.install_weft(&["crds.install=true"])?;
-    label(&cluster, true)?;
-    wait_until_captured(&cluster, true)?;
+    let cluster = shop_in_the_mesh()?;
     cluster.apply(STRICT)?;
     let tap = cluster.record_fabric()?;
     let began = Instant::now();
@@ -238,10 +244,7 @@ spec:
 
 #[test]
 fn what_fails_fails_closed_and_comes_back() -> Result<()> {
-    let cluster = shop()?;
-    cluster.install_weft(&["crds.install=true"])?;
-    label(&cluster, true)?;
-    wait_until_captured(&cluster, true)?;
+    let cluster = shop_in_the_mesh()?;
     let tap = cluster.record_fabric()?;
     let load = Load::start(&cluster)?;
     let mut before = load.outcome()?;

@@ -27,7 +27,7 @@ use wide::Wide;
 use super::{Failure, answered};
 use crate::manifest::{Reading, read_object};
 use crate::object::{Interner, Kind, Object, ObjectId};
-use crate::source::kubernetes::{Retries, resource};
+use crate::source::kubernetes::{Retries, at, resource};
 
 /// The type of the condition.
 const CONDITION: &str = "WeftAccepted";
@@ -51,15 +51,9 @@ pub(super) async fn keep(client: Client, root_namespace: String) {
     let mut statuses = Statuses::new(root_namespace);
     loop {
         let next = statuses.next();
-        let is_due = async {
-            match next {
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
-            () = is_due => {
+            () = at(next) => {
                 if let Some((id, due)) = statuses.begin() {
                     let written = write(&client, &id, &due).await;
                     statuses.written(id, due, written);

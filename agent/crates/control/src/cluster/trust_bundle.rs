@@ -20,7 +20,7 @@ use tokio_stream::StreamExt;
 
 use super::{Failure, answered};
 use crate::serve::{Signing, pem_of};
-use crate::source::kubernetes::Retries;
+use crate::source::kubernetes::{Retries, at};
 
 /// The ConfigMap.
 const NAME: &str = "weft-ca-root-cert";
@@ -55,12 +55,6 @@ pub(super) async fn keep(client: Client, mut signing: Signing) {
             });
         });
         let next = bundles.next();
-        let is_due = async {
-            match next {
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = signing.differs_from(signer.as_ref()) => {
@@ -78,7 +72,7 @@ pub(super) async fn keep(client: Client, mut signing: Signing) {
                 Ok(event) => { said.remove("configmaps"); bundles.map(event); }
                 Err(error) => say(&mut said, "configmaps", &error),
             },
-            () = is_due => {}
+            () = at(next) => {}
         }
     }
 }

@@ -124,16 +124,11 @@ async fn follow(
     let mut sent = Sent::default();
     let mut due: Option<Instant> = None;
     loop {
-        let is_due = async {
-            match due.filter(|_| contents.is_complete()) {
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
+        let next = due.filter(|_| contents.is_complete());
         tokio::select! {
             biased;
             () = shutdown.requested() => return,
-            () = is_due => {
+            () = at(next) => {
                 due = None;
                 let (changes, state) = contents.flush();
                 if let Some(update) = sent.news(changes, state) {
@@ -150,6 +145,14 @@ async fn follow(
                 due.get_or_insert_with(|| Instant::now() + COALESCING);
             }
         }
+    }
+}
+
+/// Completes at that time; without one, never.
+pub(crate) async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
