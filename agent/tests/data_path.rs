@@ -87,6 +87,7 @@ fn workload(name: &str, address: IpAddr) -> Workload {
         health: Health::Healthy,
         policies: Vec::new(),
         services: Vec::new(),
+        waypoint: None,
     }
 }
 

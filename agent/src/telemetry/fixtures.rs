@@ -32,6 +32,7 @@ pub(crate) fn workload(name: &str, host: u8) -> Workload {
         health: Health::Healthy,
         policies: Vec::new(),
         services: Vec::new(),
+        waypoint: None,
     }
 }
 

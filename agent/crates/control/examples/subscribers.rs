@@ -172,6 +172,7 @@ fn workload(number: u32) -> Change {
         health: Health::Healthy,
         policies: Vec::new(),
         services: vec![Membership { service: service.into(), ports, condition: EndpointCondition::Ready }],
+        waypoint: None,
     })
 }
 

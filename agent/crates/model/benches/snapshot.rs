@@ -318,6 +318,7 @@ fn pod(n: u32, revision: u32, is_everyone: bool) -> Workload {
         health: Health::Healthy,
         policies: vec![intern(&format!("{namespace}/allow-{service}"))],
         services,
+        waypoint: None,
     }
 }
 

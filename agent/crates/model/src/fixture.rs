@@ -50,6 +50,7 @@ pub(crate) fn pod(name: &str, addresses: &[&str]) -> Workload {
         health: Health::Healthy,
         policies: Vec::new(),
         services: Vec::new(),
+        waypoint: None,
     }
 }
 

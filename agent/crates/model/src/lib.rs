@@ -14,6 +14,7 @@
 pub mod identity;
 pub mod policy;
 pub mod service;
+pub mod waypoint;
 pub mod workload;
 
 // Where it is kept, and how it gets to the workers.
@@ -47,4 +48,5 @@ pub use resolve::{ResolveError, Upstream};
 pub use service::{AppProtocol, ClientIpAffinity, InternalTrafficPolicy, Service, ServicePort, TrafficDistribution};
 pub use snapshot::Snapshot;
 pub use store::{Applied, Change, MeshOptions, Store};
+pub use waypoint::{Waypoint, WaypointTarget};
 pub use workload::{EndpointCondition, Health, Locality, Membership, PortMapping, TunnelProtocol, Workload};

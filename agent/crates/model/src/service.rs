@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::Identity;
+use crate::waypoint::Waypoint;
 
 /// A service. Its endpoints are the workloads that list it: see [`crate::workload::Membership`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     /// Identities that are accepted from an endpoint beside the endpoint's own.
     pub subject_alt_names: Vec<Identity>,
+    /// What connections to it must pass.
+    pub waypoint: Option<Waypoint>,
 }
 
 /// One port of a service.

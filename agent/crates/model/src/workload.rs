@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::identity::Identity;
+use crate::waypoint::Waypoint;
 
 /// One pod or host. Immutable once it is in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Workload {
     pub policies: Vec<Arc<str>>,
     /// The services that it is an endpoint of. A service listed twice is one membership with both lists of ports.
     pub services: Vec<Membership>,
+    /// What connections to its own addresses must pass; those to a service pass the service's.
+    pub waypoint: Option<Waypoint>,
 }
 
 impl Workload {

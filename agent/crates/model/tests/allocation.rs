@@ -70,6 +70,7 @@ fn workload(identity: &Identity) -> Workload {
             ports: vec![PortMapping { service_port: 80, target_port: 8080 }],
             condition: EndpointCondition::Ready,
         }],
+        waypoint: None,
     }
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use weft_model::{
     Action, AppProtocol, Clause, ClientIpAffinity, EndpointCondition, Health, Identity, InternalTrafficPolicy,
     Locality, Match, Membership, Policy, PolicyScope, PortMapping, Rule, Service, ServiceAccountMatch, ServicePort,
-    StringMatch, TrafficDistribution, TunnelProtocol, Workload,
+    StringMatch, TrafficDistribution, TunnelProtocol, Waypoint, WaypointTarget, Workload,
 };
 
 fn one_of<T: Copy, const N: usize>(rng: &mut Rng, values: [T; N]) -> T {
@@ -78,6 +78,7 @@ pub(crate) fn workload(rng: &mut Rng) -> Workload {
         health: one_of(rng, [Health::Healthy, Health::Unhealthy]),
         policies: list(rng, |rng| format!("{}/{}", name(rng), name(rng)).into()),
         services,
+        waypoint: waypoint(rng),
     }
 }
 
@@ -102,10 +103,19 @@ pub(crate) fn service(rng: &mut Rng) -> Service {
         ),
         publish_not_ready_addresses: rng.bool(),
         subject_alt_names: list(rng, |rng| identity(rng, "a")),
+        waypoint: waypoint(rng),
         hostname: hostname.into(),
         name,
         namespace,
     }
+}
+
+fn waypoint(rng: &mut Rng) -> Option<Waypoint> {
+    let target = match rng.bool() {
+        false => WaypointTarget::Service(format!("{}/{}.svc.cluster.local", name(rng), name(rng)).into()),
+        true => WaypointTarget::Address(address(rng).to_canonical()),
+    };
+    rng.bool().then(|| Waypoint { target, port: rng.u16(1..), is_optional: rng.bool() })
 }
 
 fn string(rng: &mut Rng) -> StringMatch {

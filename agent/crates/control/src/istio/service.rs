@@ -13,7 +13,7 @@ use weft_proto::extension::{self, Distribution};
 use weft_proto::workload as proto;
 use weft_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
 
-use super::{ConversionError, Reading, octets, shared};
+use super::{ConversionError, Reading, octets, shared, waypoint};
 
 const EXTENSION: &str = "weft.dev/Service";
 
@@ -22,6 +22,7 @@ pub(super) fn encode(service: &Service, network: &str) -> proto::Service {
     let named = service.ports.iter().filter(|port| !port.name.is_empty());
     let mut own = extension::Service {
         session_affinity: affinity.and_then(|affinity| prost_types::Duration::try_from(affinity.timeout).ok()),
+        waypoint_is_optional: service.waypoint.as_ref().is_some_and(|waypoint| waypoint.is_optional),
         port_names: named.map(|port| (port.port.into(), port.name.to_string())).collect(),
         ..Default::default()
     };
@@ -59,6 +60,7 @@ pub(super) fn encode(service: &Service, network: &str) -> proto::Service {
             })
             .collect(),
         subject_alt_names: service.subject_alt_names.iter().map(|identity| identity.uri().to_string()).collect(),
+        waypoint: service.waypoint.as_ref().map(|waypoint| waypoint::encode(waypoint, network)),
         load_balancing: load_balancing(service),
         extensions: super::extension(&own, EXTENSION),
         ..Default::default()
@@ -96,9 +98,7 @@ pub(super) fn decode(
     }
     let own: extension::Service = reading.extension(&message.extensions, EXTENSION)?;
     let mut ignored = Vec::new();
-    if message.waypoint.is_some() {
-        ignored.push("waypoint");
-    }
+    let waypoint = waypoint::decode(message.waypoint.as_ref(), own.waypoint_is_optional, network, reading)?;
     let mut addresses = Vec::with_capacity(message.addresses.len());
     for (index, entry) in message.addresses.iter().enumerate() {
         let address = reading.address(format_args!("addresses[{index}]"), &entry.address)?;
@@ -159,6 +159,7 @@ pub(super) fn decode(
         },
         publish_not_ready_addresses: preference.publish_not_ready_addresses,
         subject_alt_names,
+        waypoint,
     };
     Ok((service, ignored))
 }

@@ -184,12 +184,29 @@ fn a_foreign_control_planes_workload_gets_the_defaults_of_its_protocol() {
 
 #[test]
 fn what_is_asked_for_and_not_done_is_listed() {
-    let bytes = workload_with(|w| w.waypoint = Some(proto::GatewayAddress::default()));
-    let decoded = decode(ADDRESS, "c//Pod/shop/cart", &bytes, "").expect("a valid workload");
-    assert_eq!(decoded.ignored, ["waypoint"]);
     let bytes = service_with(|s| s.subject_alt_names = vec!["db.example.org".to_owned()]);
     let decoded = decode(ADDRESS, "shop/cart.svc", &bytes, "").expect("a valid service");
     assert_eq!(decoded.ignored, ["subject_alt_names"]);
+}
+
+#[test]
+fn a_waypoint_that_cannot_be_followed_is_an_error_and_never_left_out() {
+    use proto::gateway_address::Destination;
+    let with = |destination| {
+        let bytes = workload_with(|w| w.waypoint = Some(proto::GatewayAddress { destination, hbone_mtls_port: 0 }));
+        decode(ADDRESS, "c//Pod/shop/cart", &bytes, "net").map_err(|error| error.field)
+    };
+    let address = |network: &str| {
+        Some(Destination::Address(proto::NetworkAddress { network: network.to_owned(), address: vec![10, 0, 0, 9] }))
+    };
+    assert_eq!(with(None).unwrap_err(), "waypoint");
+    assert_eq!(with(address("other")).unwrap_err(), "waypoint.address");
+    let weft_model::Change::PutWorkload(workload) = with(address("net")).expect("a valid workload").change else {
+        panic!("a workload was sent");
+    };
+    let waypoint = workload.waypoint.expect("it has a waypoint");
+    assert_eq!(waypoint.target, weft_model::WaypointTarget::Address([10, 0, 0, 9].into()));
+    assert_eq!((waypoint.port, waypoint.is_optional), (15008, false));
 }
 
 #[test]

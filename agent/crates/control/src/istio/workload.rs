@@ -7,7 +7,7 @@ use weft_model::{EndpointCondition, Health, Identity, Locality, Membership, Port
 use weft_proto::extension::{self, Condition};
 use weft_proto::workload as proto;
 
-use super::{ConversionError, DEFAULT_ACCOUNT, DEFAULT_TRUST_DOMAIN, Reading, octets, shared};
+use super::{ConversionError, DEFAULT_ACCOUNT, DEFAULT_TRUST_DOMAIN, Reading, octets, shared, waypoint};
 
 const EXTENSION: &str = "weft.dev/Workload";
 
@@ -33,6 +33,7 @@ pub(super) fn encode(workload: &Workload) -> proto::Workload {
     if workload.health == Health::Healthy && status == proto::WorkloadStatus::Unhealthy {
         own.healthy = Some(true);
     }
+    own.waypoint_is_optional = workload.waypoint.as_ref().is_some_and(|waypoint| waypoint.is_optional);
     let mut services: BTreeMap<String, proto::PortList> = BTreeMap::new();
     for membership in &workload.services {
         let ports = membership.ports.iter().map(|port| proto::Port {
@@ -60,6 +61,7 @@ pub(super) fn encode(workload: &Workload) -> proto::Workload {
         .into(),
         trust_domain: elide(identity.trust_domain(), DEFAULT_TRUST_DOMAIN),
         service_account: elide(identity.service_account(), DEFAULT_ACCOUNT),
+        waypoint: workload.waypoint.as_ref().map(|waypoint| waypoint::encode(waypoint, &workload.network)),
         node: workload.node.to_string(),
         canonical_name: workload.canonical_service.to_string(),
         canonical_revision: workload.canonical_revision.to_string(),
@@ -88,6 +90,7 @@ pub(super) fn encode(workload: &Workload) -> proto::Workload {
 
 pub(super) fn decode(
     message: proto::Workload,
+    network: &str,
     reading: Reading<'_>,
 ) -> Result<(Workload, Vec<&'static str>), ConversionError> {
     if message.uid.is_empty() {
@@ -109,7 +112,6 @@ pub(super) fn decode(
     let mode: proto::NetworkMode = reading.value("network_mode", message.network_mode)?;
     let mut ignored = Vec::new();
     let mut ignore = |field, is_set: bool| ignored.extend(is_set.then_some(field));
-    ignore("waypoint", message.waypoint.is_some());
     ignore("network_gateway", message.network_gateway.is_some());
     ignore("application_tunnel", message.application_tunnel.is_some());
     ignore("hostname", message.addresses.is_empty() && !message.hostname.is_empty());
@@ -123,6 +125,7 @@ pub(super) fn decode(
     for (service, ports) in &message.services {
         services.push(membership(service, ports, &own, status, reading)?);
     }
+    let waypoint = waypoint::decode(message.waypoint.as_ref(), own.waypoint_is_optional, network, reading)?;
     let locality = message.locality.unwrap_or_default();
     let canonical_service = shared(&message.canonical_name);
     let canonical_revision = shared(&message.canonical_revision);
@@ -159,6 +162,7 @@ pub(super) fn decode(
         },
         policies: message.authorization_policies.iter().map(|key| shared(key)).collect(),
         services,
+        waypoint,
     };
     Ok((workload, ignored))
 }

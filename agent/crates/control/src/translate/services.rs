@@ -149,6 +149,7 @@ impl ServiceState {
             traffic_distribution: service.traffic_distribution,
             publish_not_ready_addresses: service.publish_not_ready_addresses,
             subject_alt_names: Vec::new(),
+            waypoint: None,
         }
     }
 }

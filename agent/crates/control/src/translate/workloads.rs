@@ -101,6 +101,7 @@ impl Translator {
             health: if pod.is_ready() { Health::Healthy } else { Health::Unhealthy },
             policies,
             services,
+            waypoint: None,
         }
     }
 
@@ -248,6 +249,7 @@ impl Translator {
             health: if is_ready { Health::Healthy } else { Health::Unhealthy },
             policies: Vec::new(),
             services: memberships,
+            waypoint: None,
             name,
         })
     }

@@ -152,6 +152,7 @@ pub(super) fn workload(number: u32, services: &[&str]) -> Change {
         health: Health::Healthy,
         policies: Vec::new(),
         services: services.iter().map(membership).collect(),
+        waypoint: None,
     })
 }
 
