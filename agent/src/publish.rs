@@ -15,7 +15,7 @@ use std::time::Instant;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::mpsc;
 use weft_control::discovery::{Discovery, Wanted};
-use weft_model::{Change, Snapshot, SnapshotCell, Store};
+use weft_model::{Change, Snapshot, SnapshotCell, Store, WaypointTarget};
 
 use crate::capture::{Capture, CaptureError};
 use crate::proxy::demand::Demand;
@@ -65,6 +65,8 @@ struct OnDemand {
     demand: Arc<Demand>,
     wanted: WantedAddresses,
     own: OwnWorkloads,
+    /// The waypoints that known services and workloads name.
+    waypoints: HashSet<WaypointTarget>,
 }
 
 /// What capture was told to be outside. It starts with nothing.
@@ -118,7 +120,8 @@ impl Publisher {
     #[must_use]
     pub fn on_demand(self, discovery: Discovery, demand: Arc<Demand>) -> Self {
         let (wanted, own) = (WantedAddresses::default(), OwnWorkloads::default());
-        Self { on_demand: Some(OnDemand { discovery, demand, wanted, own }), ..self }
+        let waypoints = HashSet::new();
+        Self { on_demand: Some(OnDemand { discovery, demand, wanted, own, waypoints }), ..self }
     }
 
     /// Applies one batch and makes it the state in force.
@@ -136,6 +139,8 @@ impl Publisher {
             });
             self.shared.announced.note(joining, Instant::now());
         }
+        let may_move_waypoints =
+            self.on_demand.is_some() && changes.iter().any(|change| concerns_waypoints(change, &known));
         let applied = self.store.apply(changes);
         let snapshot = applied.snapshot;
         let mut ranges_moved = false;
@@ -181,7 +186,39 @@ impl Publisher {
                 on_demand.discovery.want(address);
             }
         }
+        if may_move_waypoints {
+            self.want_waypoints(&snapshot);
+        }
         snapshot
+    }
+
+    /// The waypoints that known services and workloads name are wanted for as long as any does.
+    fn want_waypoints(&mut self, snapshot: &Snapshot) {
+        let Some(on_demand) = &mut self.on_demand else { return };
+        let of_services = snapshot.services().filter_map(|service| service.waypoint.as_ref());
+        let of_workloads = snapshot.workloads().flat_map(|workload| {
+            let of_memberships = workload.services.iter().filter_map(|membership| membership.waypoint.as_ref());
+            of_memberships.chain(&workload.waypoint)
+        });
+        let named: HashSet<_> = of_services.chain(of_workloads).map(|waypoint| waypoint.target.clone()).collect();
+        for target in on_demand.waypoints.difference(&named) {
+            // One by address is let go of like any other address that nobody talks to.
+            if let WaypointTarget::Service(key) = target {
+                on_demand.discovery.release(&Wanted::Name(key.clone()));
+            }
+        }
+        let mut addresses = Vec::new();
+        for target in named.difference(&on_demand.waypoints) {
+            match target {
+                WaypointTarget::Service(key) if !on_demand.discovery.want_named(key) => {
+                    tracing::error!(waypoint = %key, "too much is asked for: connections through it will be refused");
+                }
+                WaypointTarget::Service(_) => {}
+                WaypointTarget::Address(address) => addresses.push(*address),
+            }
+        }
+        on_demand.waypoints = named;
+        self.asked(&addresses);
     }
 
     /// On demand: nothing has an address any more that something had. Whether it is outside the mesh is asked anew, so
@@ -258,6 +295,11 @@ impl Publisher {
             on_demand.discovery.release(&Wanted::Name(uid));
         }
         on_demand.wanted.touch(addresses, now);
+        let of_waypoints = on_demand.waypoints.iter().filter_map(|target| match target {
+            WaypointTarget::Address(address) => Some(address),
+            WaypointTarget::Service(_) => None,
+        });
+        on_demand.wanted.touch(of_waypoints, now);
         let (is_connected, snapshot) = (on_demand.discovery.status().is_connected, self.store.snapshot());
         for address in on_demand.wanted.idle(is_connected, |address| is_known(snapshot, address), now) {
             self.release(address);
@@ -295,6 +337,22 @@ impl Publisher {
             self.outside.note(address);
             report("noting an address as outside", self.capture.put_outside(address));
         }
+    }
+}
+
+/// Whether a change may be one of who names which waypoint.
+fn concerns_waypoints(change: &Change, known: &Snapshot) -> bool {
+    let of_workload = |workload: &weft_model::Workload| {
+        workload.waypoint.is_some() || workload.services.iter().any(|membership| membership.waypoint.is_some())
+    };
+    let known_workload = |uid: &str| known.workload(uid).is_some_and(|workload| of_workload(workload));
+    let known_service = |key: &str| known.service(key).is_some_and(|service| service.waypoint.is_some());
+    match change {
+        Change::PutWorkload(workload) => of_workload(workload) || known_workload(&workload.uid),
+        Change::RemoveWorkload(uid) => known_workload(uid),
+        Change::PutService(service) => service.waypoint.is_some() || known_service(&service.key),
+        Change::RemoveService(key) => known_service(key),
+        Change::PutPolicy(_) | Change::RemovePolicy(_) => false,
     }
 }
 

@@ -31,6 +31,9 @@ pub struct ServiceInfo {
     /// `PreferSameZone` or `PreferSameNode`, if there is a preference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_distribution: Option<String>,
+    /// The waypoint that connections to it must pass: the key of its service, or its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waypoint: Option<String>,
     /// Every endpoint counts as ready.
     pub publish_not_ready_addresses: bool,
 }
@@ -119,6 +122,7 @@ impl ServiceInfo {
                 TrafficDistribution::PreferSameZone => Some("PreferSameZone".to_owned()),
                 TrafficDistribution::PreferSameNode => Some("PreferSameNode".to_owned()),
             },
+            waypoint: service.waypoint.as_ref().map(ToString::to_string),
             publish_not_ready_addresses: service.publish_not_ready_addresses,
         }
     }

@@ -47,6 +47,9 @@ pub struct WorkloadInfo {
     pub health: String,
     /// Keys of the policies that select it. Those of its namespace and of the mesh apply as well.
     pub policies: Vec<Arc<str>>,
+    /// The waypoint that connections to its own addresses must pass: the key of its service, or its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waypoint: Option<String>,
     /// The services that it is an endpoint of.
     pub services: Vec<MembershipInfo>,
 }
@@ -100,6 +103,7 @@ impl WorkloadInfo {
                 Health::Unhealthy => "unhealthy".to_owned(),
             },
             policies: workload.policies.clone(),
+            waypoint: workload.waypoint.as_ref().map(ToString::to_string),
             services: workload
                 .services
                 .iter()

@@ -43,11 +43,11 @@ impl Held {
         match self.port {
             Port::Outbound => {
                 let address = self.destination.ip();
-                snapshot.service_by_address(address).is_some()
-                    || snapshot.workload_by_address(address).is_some()
-                    || demand.is_answered(address)
+                let is_known =
+                    snapshot.service_by_address(address).is_some() || snapshot.workload_by_address(address).is_some();
+                if is_known { !snapshot.awaits_waypoint(self.destination) } else { demand.is_answered(address) }
             }
-            Port::Inbound | Port::Hbone => snapshot.workload(&self.pod.uid).is_some(),
+            Port::Inbound | Port::Hbone => is_spoken_of(snapshot, &self.pod),
         }
     }
 
@@ -72,14 +72,23 @@ impl Held {
         match self.port {
             Port::Outbound => {
                 let address = self.destination.ip();
-                format!("the control plane did not say within {seconds} s what {address} is: see `weft status`")
+                format!(
+                    "the control plane did not say within {seconds} s what {address}, or the waypoint on the way there, is: \
+                     see `weft status`"
+                )
             }
             Port::Inbound | Port::Hbone => format!(
-                "the control plane did not say within {seconds} s which policies hold for {}: see `weft status`",
+                "the control plane did not say within {seconds} s which policies hold for {} and what its waypoints are: \
+                 see `weft status`",
                 self.pod.uid
             ),
         }
     }
+}
+
+/// Whether it is known which policies hold for a pod, and whom to take for its waypoints.
+pub(super) fn is_spoken_of(snapshot: &Snapshot, pod: &Pod) -> bool {
+    snapshot.workload(&pod.uid).is_some_and(|workload| !snapshot.awaits_own_waypoint(workload))
 }
 
 /// The connections of one worker that wait.

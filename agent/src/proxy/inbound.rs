@@ -32,7 +32,7 @@ pub(super) fn judge_again(snapshot: &Snapshot, flow: &Flow) -> Option<Denial> {
     let workload = snapshot.workload(&flow.pod.uid)?;
     let peer =
         Peer { identity: record.peer.as_ref(), source: record.client.ip(), destination: record.destination_address };
-    match snapshot.authorize(workload, &peer) {
+    match snapshot.judge_again(workload, &peer) {
         Verdict::Allowed => None,
         Verdict::Denied(denial) => Some(denial),
     }
@@ -108,7 +108,7 @@ impl Worker {
 
     /// Which policies hold for the pod is not known yet: it was enrolled before the control plane spoke of it.
     fn must_wait(&mut self, pod: &Pod) -> bool {
-        self.shared.demand.is_some() && self.snapshots.load().workload(&pod.uid).is_none()
+        self.shared.demand.is_some() && !super::held::is_spoken_of(self.snapshots.load(), pod)
     }
 
     /// Whether the connection that `record` describes may be made to the pod.
@@ -125,7 +125,7 @@ impl Worker {
         record.service = service_behind(&snapshot, workload, destination.port());
         record.source = snapshot.workload_by_address(record.client.ip()).cloned();
         let peer = Peer { identity: record.peer.as_ref(), source: record.client.ip(), destination };
-        match snapshot.authorize(workload, &peer) {
+        match snapshot.admit(workload, &peer) {
             Verdict::Allowed => Ok(()),
             Verdict::Denied(denial) => Err(Failure::denied(denial.to_string())),
         }
@@ -165,7 +165,11 @@ impl Worker {
         let Some(destination) = authority.and_then(|authority| authority.socket_addr()) else {
             return self.answer(key, stream, 400);
         };
-        let client = client_address(peer_address, request.forwarded.as_deref());
+        let snapshot = self.snapshots.load();
+        let is_own_waypoint = snapshot
+            .workload(&pod.uid)
+            .is_some_and(|workload| snapshot.is_own_waypoint(workload, destination.port(), &peer));
+        let client = client_address(peer_address, request.forwarded.as_deref(), is_own_waypoint);
         let mut record = Record::inbound(client, destination, Some(peer), self.now);
         record.set_tunnel(peer_address);
         // What was dialled is what the identity was proved for: another address of the pod is not it.
@@ -265,11 +269,15 @@ fn service_behind(snapshot: &Snapshot, workload: &Workload, port: u16) -> Option
     snapshot.service(&membership.service).cloned()
 }
 
-/// The client's own address. The peer's address counts; of what it says only the port is taken, since the connection's
-/// own port was left behind in the client's agent and a lie about it decides nothing.
-fn client_address(peer: SocketAddr, forwarded: Option<&str>) -> SocketAddr {
+/// The client's own address. The pod's own waypoint is believed, which carries the connections of others. Of anybody else the
+/// address counts, and of what it says only the port is taken, since the connection's own port was left behind in the client's
+/// agent and a lie about it decides nothing.
+fn client_address(peer: SocketAddr, forwarded: Option<&str>, is_own_waypoint: bool) -> SocketAddr {
     let said = forwarded.and_then(|value| value.parse::<Forwarded>().ok()).and_then(|forwarded| forwarded.client);
     match said {
+        Some((address, port)) if is_own_waypoint && address.is_ipv4() == peer.is_ipv4() => {
+            SocketAddr::new(address, port.unwrap_or_default())
+        }
         Some((address, Some(port))) if address.to_canonical() == peer.ip() => SocketAddr::new(peer.ip(), port),
         _ => peer,
     }

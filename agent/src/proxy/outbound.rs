@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_hbone::{ConnectRequest, Connection, Forwarded, OpenError};
-use weft_model::{Identity, ResolveError, Snapshot, TunnelProtocol, Upstream};
+use weft_model::{Identity, ResolveError, Snapshot, Upstream};
 
 use super::flow::{Flow, Link, Unconfirmed};
 use super::pod::Pod;
@@ -48,7 +48,7 @@ pub(super) fn route(
     balancer: &weft_model::Balancer,
 ) -> Route {
     match snapshot.resolve(source, client, destination, balancer) {
-        Ok(upstream) if upstream.workload.protocol == TunnelProtocol::Hbone => Route::Tunnel(upstream),
+        Ok(upstream) if upstream.workload.is_hbone() => Route::Tunnel(upstream),
         Ok(upstream) => Route::Plain(upstream),
         Err(ResolveError::UnknownAddress { .. }) => Route::PassThrough,
         Err(error) => Route::Refused(error),
@@ -91,8 +91,9 @@ impl Worker {
             Route::Tunnel(upstream) => {
                 self.note_use(original.ip());
                 record.set_upstream(&upstream);
-                record.set_tunnel(SocketAddr::new(upstream.address.ip(), HBONE_PORT));
-                self.flow_through_tunnel(pod, socket, client, record, &upstream);
+                let to = upstream.waypoint.unwrap_or(SocketAddr::new(upstream.address.ip(), HBONE_PORT));
+                record.set_tunnel(to);
+                self.flow_through_tunnel(pod, socket, client, record, &upstream, to);
             }
             Route::Plain(upstream) => {
                 self.note_use(original.ip());
@@ -109,6 +110,11 @@ impl Worker {
                 self.note_use(original.ip());
                 self.shared.learned.outside(original.ip());
                 self.flow_in_clear(pod, socket, client.ip(), record, original);
+            }
+            Route::Refused(ResolveError::NoWaypoint { .. })
+                if self.shared.demand.is_some() && snapshot.awaits_waypoint(original) =>
+            {
+                self.hold(pod, Port::Outbound, Accepted { socket, client: dialler, since }, original);
             }
             Route::Refused(error) => {
                 record.service = error.service().and_then(|key| snapshot.service(key)).cloned();
@@ -159,8 +165,8 @@ impl Worker {
         client: SocketAddr,
         record: Record,
         upstream: &Upstream,
+        to: SocketAddr,
     ) {
-        let to = SocketAddr::new(upstream.address.ip(), HBONE_PORT);
         let key = PoolKey::new(pod, client.ip(), &upstream.workload, to);
         let identity = upstream.workload.identity.clone();
         let mut flow = Flow::new(socket, pod.clone(), Some(Box::new(record)));

@@ -63,6 +63,7 @@ pub(crate) fn snapshot() -> Arc<Snapshot> {
             service: service().key,
             ports: vec![PortMapping { service_port: 80, target_port: 8080 }],
             condition: EndpointCondition::Ready,
+            waypoint: None,
         }],
         ..workload("web", 2)
     };

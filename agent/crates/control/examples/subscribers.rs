@@ -171,7 +171,12 @@ fn workload(number: u32) -> Change {
         locality: Locality { region: text("r"), zone: text("z"), ..Locality::default() },
         health: Health::Healthy,
         policies: Vec::new(),
-        services: vec![Membership { service: service.into(), ports, condition: EndpointCondition::Ready }],
+        services: vec![Membership {
+            service: service.into(),
+            ports,
+            condition: EndpointCondition::Ready,
+            waypoint: None,
+        }],
         waypoint: None,
     })
 }

@@ -130,7 +130,7 @@ pub(crate) fn decode(type_url: &str, name: &str, bytes: &[u8], network: &str) ->
     let (key, field, decoded) = match type_url {
         ADDRESS => match Address::decode(bytes).map_err(unreadable)?.r#type {
             Some(Type::Workload(message)) => {
-                let (workload, ignored) = workload::decode(*message, network, reading)?;
+                let (workload, ignored) = workload::decode(*message, reading)?;
                 (Arc::clone(&workload.uid), "uid", Decoded { change: Change::PutWorkload(workload), ignored })
             }
             Some(Type::Service(message)) => {

@@ -291,6 +291,7 @@ fn pod(n: u32, revision: u32, is_everyone: bool) -> Workload {
         service: service_key(service),
         ports: vec![PortMapping { service_port: 80, target_port: 8080 }],
         condition: EndpointCondition::Ready,
+        waypoint: None,
     };
     let mut services = vec![membership(service)];
     if is_everyone {

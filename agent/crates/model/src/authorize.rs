@@ -66,6 +66,11 @@ pub enum Denial {
         /// Key of the policy.
         policy: Arc<str>,
     },
+    /// Connections to this port must pass a waypoint, and this one has not.
+    PastWaypoint {
+        /// The waypoint: the key of its service, or its address.
+        waypoint: Arc<str>,
+    },
 }
 
 impl Denial {
@@ -76,6 +81,7 @@ impl Denial {
             Self::ByPolicy { policy } | Self::NotAllowed { policy, .. } | Self::UnknownPolicy { policy } => {
                 Some(policy)
             }
+            Self::PastWaypoint { .. } => None,
         }
     }
 }
@@ -96,6 +102,9 @@ impl fmt::Display for Denial {
             Self::UnknownPolicy { policy } => {
                 write!(f, "denied because policy {policy} applies to the workload and is not known yet")
             }
+            Self::PastWaypoint { waypoint } => {
+                write!(f, "connections to this port must pass the waypoint {waypoint}, and this one did not")
+            }
         }
     }
 }
@@ -110,8 +119,18 @@ fn is_converted(key: &str) -> bool {
     })
 }
 
+/// Which conditions of policies are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All.
+    Whole,
+    /// Those on the destination: the workload's waypoint has judged those on the source. An ALLOW policy's conditions on the
+    /// source count as fulfilled; a DENY policy that has some did not match there.
+    Destination,
+}
+
 /// Judges `peer` by all policies that apply to `workload`.
-pub(crate) fn authorize(policies: &Policies, workload: &Workload, peer: &Peer<'_>) -> Verdict {
+pub(crate) fn authorize(policies: &Policies, workload: &Workload, peer: &Peer<'_>, scope: Scope) -> Verdict {
     let peer = &Peer {
         identity: peer.identity,
         source: peer.source.to_canonical(),
@@ -125,7 +144,7 @@ pub(crate) fn authorize(policies: &Policies, workload: &Workload, peer: &Peer<'_
     };
 
     let deny = everywhere().flat_map(|enforced: &Enforced| &enforced.deny).chain(referred(Action::Deny));
-    if let Some(policy) = first_match(deny, peer) {
+    if let Some(policy) = first_match(deny, peer, scope) {
         return Verdict::Denied(Denial::ByPolicy { policy: Arc::clone(&policy.key) });
     }
     if let Some(key) = workload.policies.iter().find(|key| policies.get(key).is_none()) {
@@ -135,14 +154,18 @@ pub(crate) fn authorize(policies: &Policies, workload: &Workload, peer: &Peer<'_
     let Some(first) = allow().next() else {
         return Verdict::Allowed;
     };
-    if first_match(allow(), peer).is_some() {
+    if first_match(allow(), peer, scope).is_some() {
         return Verdict::Allowed;
     }
     Verdict::Denied(Denial::NotAllowed { policy: Arc::clone(&first.key), others: allow().count() - 1 })
 }
 
-fn first_match<'p>(mut policies: impl Iterator<Item = &'p Arc<Policy>>, peer: &Peer<'_>) -> Option<&'p Arc<Policy>> {
-    policies.find(|policy| matches(policy, peer))
+fn first_match<'p>(
+    mut policies: impl Iterator<Item = &'p Arc<Policy>>,
+    peer: &Peer<'_>,
+    scope: Scope,
+) -> Option<&'p Arc<Policy>> {
+    policies.find(|policy| matches(policy, peer, scope))
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Workload {
     /// The pod as an endpoint of a service; port 80 leads to 8080.
     pub(crate) fn of(mut self, service: &str, condition: EndpointCondition) -> Self {
         let ports = vec![PortMapping { service_port: 80, target_port: 8080 }];
-        self.services.push(Membership { service: key(service), ports, condition });
+        self.services.push(Membership { service: key(service), ports, condition, waypoint: None });
         self
     }
 

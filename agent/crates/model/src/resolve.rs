@@ -11,8 +11,12 @@
 //!
 //! All of this is done for the address family and port that were dialled, as if endpoints without them did not exist.
 //! A workload's own address leads to the workload, whatever its condition; a headless service is nothing but these.
+//!
+//! Connections that must pass a waypoint lead to one of the waypoint's workloads, chosen by the same rules, and ask it for
+//! what was dialled: those to a service that has one, those to a workload that has one, and those to a port of a workload
+//! to which a service with a waypoint leads, however it was addressed. Only the waypoint itself goes on directly.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -22,17 +26,21 @@ use crate::balance::{Affinity, Balancer};
 use crate::endpoints::{Call, Endpoint, NoCandidate};
 use crate::service::Service;
 use crate::snapshot::Snapshot;
+use crate::waypoint::{Waypoint, WaypointTarget};
 use crate::workload::Workload;
 
 /// Where a connection goes.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// The workload that was chosen.
+    /// The workload that was chosen: an endpoint, or one of the waypoint's.
     pub workload: Arc<Workload>,
-    /// The address of the workload to use, and the port on it. Never IPv4-mapped.
+    /// What the workload is asked for: an address of its own and the port on it, or, of a waypoint, what was dialled. Never
+    /// IPv4-mapped.
     pub address: SocketAddr,
     /// The service that was addressed; `None` when it was the workload itself.
     pub service: Option<Arc<Service>>,
+    /// The workload is a waypoint's, and takes tunnels here.
+    pub waypoint: Option<SocketAddr>,
 }
 
 /// Why a destination leads nowhere.
@@ -73,6 +81,16 @@ pub enum ResolveError {
         /// The client's node.
         node: Arc<str>,
     },
+    /// Connections must pass a waypoint, and it cannot be reached.
+    #[error("connections must pass the waypoint {waypoint}, and {reason}")]
+    NoWaypoint {
+        /// Key of the service that was addressed, if it was one.
+        service: Option<Arc<str>>,
+        /// The waypoint: the key of its service, or its address.
+        waypoint: Arc<str>,
+        /// Why it cannot be reached.
+        reason: Arc<str>,
+    },
     /// Endpoints are ready, but none has an address of the family that was dialled.
     #[error("service {service} was dialled over {family}, but none of its ready endpoints has an {family} address")]
     WrongFamily {
@@ -89,6 +107,7 @@ impl ResolveError {
     pub fn service(&self) -> Option<&Arc<str>> {
         match self {
             Self::UnknownAddress { .. } => None,
+            Self::NoWaypoint { service, .. } => service.as_ref(),
             Self::NoSuchPort { service, .. }
             | Self::NoReadyEndpoint { service, .. }
             | Self::NoLocalEndpoint { service, .. }
@@ -106,12 +125,23 @@ pub(crate) fn resolve(
     balancer: &Balancer,
 ) -> Result<Upstream, ResolveError> {
     let destination = canonical(destination);
+    let passage = Passage { snapshot, source, client, balancer };
     let Some(service) = snapshot.service_by_address(destination.ip()) else {
         let Some(workload) = snapshot.workload_by_address(destination.ip()) else {
             return Err(ResolveError::UnknownAddress { address: destination });
         };
-        return Ok(Upstream { workload: Arc::clone(workload), address: destination, service: None });
+        let waypoint = snapshot.waypoint_of(workload, destination.port());
+        if let Some(upstream) = waypoint.and_then(|waypoint| passage.through(waypoint, destination, None).transpose()) {
+            return upstream;
+        }
+        return Ok(Upstream { workload: Arc::clone(workload), address: destination, service: None, waypoint: None });
     };
+    if let Some(waypoint) = &service.waypoint
+        && service.ports.iter().any(|port| port.port == destination.port())
+        && let Some(upstream) = passage.through(waypoint, destination, Some(service))?
+    {
+        return Ok(upstream);
+    }
     let endpoint = choose(snapshot, source, client, service, destination, balancer)?;
     let workload = endpoint.workload();
     let ip = workload.address_of_family(destination.is_ipv6());
@@ -119,11 +149,86 @@ pub(crate) fn resolve(
     let (Some(ip), Some(port)) = (ip, port) else {
         unreachable!("endpoints are arranged by the families and ports that they have")
     };
-    Ok(Upstream {
-        workload: Arc::clone(workload),
-        address: SocketAddr::new(ip, port),
-        service: Some(Arc::clone(service)),
-    })
+    let address = SocketAddr::new(ip, port);
+    // Another service that leads there has a waypoint, and the workload's agent takes nothing that has not passed it.
+    if service.waypoint.is_none()
+        && let Some(waypoint) = snapshot.waypoint_of(workload, port)
+        && let Some(upstream) = passage.through(waypoint, address, Some(service))?
+    {
+        return Ok(upstream);
+    }
+    Ok(Upstream { workload: Arc::clone(workload), address, service: Some(Arc::clone(service)), waypoint: None })
+}
+
+/// A connection that looks for its way.
+#[derive(Clone, Copy)]
+struct Passage<'a> {
+    snapshot: &'a Snapshot,
+    source: &'a Workload,
+    client: IpAddr,
+    balancer: &'a Balancer,
+}
+
+impl Passage<'_> {
+    /// The way through a waypoint to `destination`. `None`: there is none, and the connection may go without it.
+    fn through(
+        self,
+        waypoint: &Waypoint,
+        destination: SocketAddr,
+        service: Option<&Arc<Service>>,
+    ) -> Result<Option<Upstream>, ResolveError> {
+        let is_itself = |workload: &Arc<Workload>| workload.uid == self.source.uid;
+        if self.snapshot.workloads_of_waypoint(waypoint).any(is_itself) {
+            return Ok(None);
+        }
+        let refusal = match self.workload_of(waypoint, destination.is_ipv6()) {
+            Ok((workload, tunnel)) if workload.is_hbone() => {
+                let (service, waypoint) = (service.cloned(), Some(tunnel));
+                return Ok(Some(Upstream { workload, address: destination, service, waypoint }));
+            }
+            Ok((workload, _)) => format!("its workload {} takes no tunnels", workload.name),
+            Err(reason) => reason,
+        };
+        if waypoint.is_optional {
+            return Ok(None);
+        }
+        let service = service.map(|service| Arc::clone(&service.key));
+        Err(ResolveError::NoWaypoint { service, waypoint: waypoint.to_string().into(), reason: refusal.into() })
+    }
+
+    /// One of the waypoint's workloads, and where it takes tunnels: in the family that was dialled, if it is there.
+    fn workload_of(self, waypoint: &Waypoint, ipv6: bool) -> Result<(Arc<Workload>, SocketAddr), String> {
+        let Self { snapshot, source, client, balancer } = self;
+        let service = match &waypoint.target {
+            WaypointTarget::Service(key) => {
+                Some(snapshot.service(key).ok_or_else(|| "there is no such service".to_owned())?)
+            }
+            WaypointTarget::Address(address) => snapshot.service_by_address(*address),
+        };
+        let Some(service) = service else {
+            let WaypointTarget::Address(address) = waypoint.target else {
+                unreachable!("a waypoint by name is a service that was found above")
+            };
+            let workload = snapshot.workload_by_address(address);
+            let workload = workload.ok_or_else(|| "nothing is known to have this address".to_owned())?;
+            return Ok((Arc::clone(workload), SocketAddr::new(address, waypoint.port)));
+        };
+        let any = |ipv6| match ipv6 {
+            false => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), waypoint.port),
+            true => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), waypoint.port),
+        };
+        let mut chosen =
+            choose(snapshot, source, client, service, any(ipv6), balancer).map(|endpoint| (endpoint, ipv6));
+        if let Err(ResolveError::WrongFamily { .. }) = &chosen {
+            chosen = choose(snapshot, source, client, service, any(!ipv6), balancer).map(|endpoint| (endpoint, !ipv6));
+        }
+        let (endpoint, ipv6) = chosen.map_err(|error| error.to_string())?;
+        let workload = endpoint.workload();
+        let (Some(ip), Some(port)) = (workload.address_of_family(ipv6), endpoint.target_port(waypoint.port)) else {
+            unreachable!("endpoints are arranged by the families and ports that they have")
+        };
+        Ok((Arc::clone(workload), SocketAddr::new(ip, port)))
+    }
 }
 
 fn choose<'s>(

@@ -33,7 +33,7 @@ pub struct Service {
     /// Identities that are accepted from an endpoint beside the endpoint's own.
     pub subject_alt_names: Vec<Identity>,
     /// What connections to it must pass.
-    pub waypoint: Option<Waypoint>,
+    pub waypoint: Option<Arc<Waypoint>>,
 }
 
 /// One port of a service.

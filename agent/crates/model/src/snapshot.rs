@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::address::AddressKey;
-use crate::authorize::{self, Peer, Verdict};
+use crate::authorize::{self, Denial, Peer, Scope, Verdict};
 use crate::balance::Balancer;
 use crate::endpoints::{Endpoint, Place, ServiceEntry, UNKNOWN_PLACE};
+use crate::identity::Identity;
 use crate::policies::Policies;
 use crate::policy::Policy;
 use crate::resolve::{self, ResolveError, Upstream};
@@ -15,7 +16,8 @@ use crate::service::Service;
 use crate::sharded::{Keyed, ShardedMap};
 use crate::store::MeshOptions;
 use crate::store::claims::Holder;
-use crate::workload::Workload;
+use crate::waypoint::{Waypoint, WaypointTarget};
+use crate::workload::{Membership, Workload};
 
 /// Workloads, services and addresses are in maps of 2^9 shards: a change among 100,000 copies a list of 512 shards
 /// and one shard of 200 entries, in each of the maps that it falls into.
@@ -170,13 +172,18 @@ impl Snapshot {
         self.workloads.len()
     }
 
-    /// Whether the agent must carry connections to this address: an HBONE workload's, or a virtual one of a service
-    /// with at least one HBONE endpoint, ready or not.
+    /// Whether the agent must carry connections to this address: an HBONE workload's, a virtual one of a service with at
+    /// least one HBONE endpoint, ready or not, or one whose connections pass a waypoint.
     #[must_use]
     pub fn is_mesh(&self, ip: IpAddr) -> bool {
         match self.service_by_address(ip) {
-            Some(service) => self.services.get(&service.key).is_some_and(|entry| entry.has_hbone()),
-            None => self.workload_by_address(ip).is_some_and(|workload| workload.is_hbone()),
+            Some(service) => {
+                service.waypoint.is_some() || self.services.get(&service.key).is_some_and(|entry| entry.has_hbone())
+            }
+            None => self.workload_by_address(ip).is_some_and(|workload| {
+                let mut of_services = workload.services.iter().map(|membership| &membership.waypoint);
+                workload.is_hbone() || workload.waypoint.is_some() || of_services.any(Option::is_some)
+            }),
         }
     }
 
@@ -195,9 +202,104 @@ impl Snapshot {
         resolve::resolve(self, source, client, destination, balancer)
     }
 
-    /// Whether `peer` may connect to `workload`.
+    /// Whether the policies let `peer` connect to `workload`.
     pub fn authorize(&self, workload: &Workload, peer: &Peer<'_>) -> Verdict {
-        authorize::authorize(&self.policies, workload, peer)
+        authorize::authorize(&self.policies, workload, peer, Scope::Whole)
+    }
+
+    /// Whether the workload's own agent lets `peer` in: it must come by way of the waypoint, where connections to this port
+    /// must pass one, and the policies must let it. A waypoint has judged where connections come from; what policies say
+    /// of the destination is judged again.
+    pub fn admit(&self, workload: &Workload, peer: &Peer<'_>) -> Verdict {
+        let port = peer.destination.port();
+        if peer.identity.is_some_and(|identity| self.is_own_waypoint(workload, port, identity)) {
+            return authorize::authorize(&self.policies, workload, peer, Scope::Destination);
+        }
+        match self.waypoints_of(workload, port).find(|waypoint| !waypoint.is_optional) {
+            Some(waypoint) => Verdict::Denied(Denial::PastWaypoint { waypoint: waypoint.to_string().into() }),
+            None => self.authorize(workload, peer),
+        }
+    }
+
+    /// Whether a connection that was let in may go on, now that policies are others. That it has not passed a waypoint
+    /// which was not there when it began ends none.
+    pub fn judge_again(&self, workload: &Workload, peer: &Peer<'_>) -> Verdict {
+        let is_of_waypoint =
+            peer.identity.is_some_and(|identity| self.is_own_waypoint(workload, peer.destination.port(), identity));
+        let scope = if is_of_waypoint { Scope::Destination } else { Scope::Whole };
+        authorize::authorize(&self.policies, workload, peer, scope)
+    }
+
+    /// The waypoint that connections to this port of `workload` must pass, if any.
+    #[must_use]
+    pub fn waypoint_of<'s>(&'s self, workload: &'s Workload, port: u16) -> Option<&'s Arc<Waypoint>> {
+        self.waypoints_of(workload, port).next()
+    }
+
+    /// Whether `identity` is that of a waypoint which connections to this port of `workload` pass.
+    #[must_use]
+    pub fn is_own_waypoint(&self, workload: &Workload, port: u16, identity: &Identity) -> bool {
+        self.waypoints_of(workload, port).any(|waypoint| self.is_identity_of(waypoint, identity))
+    }
+
+    /// The workloads that a waypoint is, whatever their condition, in no order.
+    pub fn workloads_of_waypoint<'s>(&'s self, waypoint: &Waypoint) -> impl Iterator<Item = &'s Arc<Workload>> {
+        let (service, alone) = match &waypoint.target {
+            WaypointTarget::Service(key) => (self.services.get(&**key), None),
+            WaypointTarget::Address(address) => match self.service_by_address(*address) {
+                Some(service) => (self.services.get(&service.key), None),
+                None => (None, self.workload_by_address(*address)),
+            },
+        };
+        service.into_iter().flat_map(|entry| entry.endpoints().map(Endpoint::workload)).chain(alone)
+    }
+
+    /// Whether connections to `destination` pass a waypoint of which nothing is known yet.
+    #[must_use]
+    pub fn awaits_waypoint(&self, destination: SocketAddr) -> bool {
+        let destination = crate::address::canonical(destination);
+        let waypoint = match self.service_by_address(destination.ip()) {
+            Some(service) => service.waypoint.as_ref(),
+            None => {
+                let workload = self.workload_by_address(destination.ip());
+                workload.and_then(|workload| self.waypoint_of(workload, destination.port()))
+            }
+        };
+        waypoint.is_some_and(|waypoint| !self.is_known(waypoint))
+    }
+
+    /// Whether there is a waypoint for any port of `workload` of which nothing is known yet.
+    #[must_use]
+    pub fn awaits_own_waypoint(&self, workload: &Workload) -> bool {
+        let of_services = workload.services.iter().filter_map(|membership| self.waypoint_by(membership));
+        of_services.chain(&workload.waypoint).any(|waypoint| !self.is_known(waypoint))
+    }
+
+    pub(crate) fn is_known(&self, waypoint: &Waypoint) -> bool {
+        match &waypoint.target {
+            WaypointTarget::Service(key) => self.service(key).is_some(),
+            WaypointTarget::Address(address) => {
+                self.service_by_address(*address).is_some() || self.workload_by_address(*address).is_some()
+            }
+        }
+    }
+
+    /// The waypoints of the services that lead to this port; the workload's own where none does.
+    fn waypoints_of<'s>(&'s self, workload: &'s Workload, port: u16) -> impl Iterator<Item = &'s Arc<Waypoint>> {
+        let leads_here = move |membership: &&'s Membership| membership.ports.iter().any(|to| to.target_port == port);
+        let of_services =
+            workload.services.iter().filter(leads_here).filter_map(|membership| self.waypoint_by(membership));
+        of_services.chain(&workload.waypoint)
+    }
+
+    /// The waypoint of a membership's service: the workload may say it, or the service that is known.
+    fn waypoint_by<'s>(&'s self, membership: &'s Membership) -> Option<&'s Arc<Waypoint>> {
+        let of_service = || self.service(&membership.service).and_then(|service| service.waypoint.as_ref());
+        membership.waypoint.as_ref().or_else(of_service)
+    }
+
+    fn is_identity_of(&self, waypoint: &Waypoint, identity: &Identity) -> bool {
+        self.workloads_of_waypoint(waypoint).any(|workload| workload.identity == *identity)
     }
 
     /// The number of a node or zone; [`UNKNOWN_PLACE`] for an empty name, and for one that no workload has.

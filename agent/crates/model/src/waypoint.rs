@@ -1,5 +1,6 @@
 //! Waypoints: the proxies that connections to a service, or to a workload, must pass on their way.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,4 +23,13 @@ pub enum WaypointTarget {
     Service(Arc<str>),
     /// Whatever has this address: a service's virtual one, or a workload's.
     Address(IpAddr),
+}
+
+impl fmt::Display for Waypoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            WaypointTarget::Service(key) => f.write_str(key),
+            WaypointTarget::Address(address) => address.fmt(f),
+        }
+    }
 }

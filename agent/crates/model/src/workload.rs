@@ -53,7 +53,7 @@ pub struct Workload {
     /// The services that it is an endpoint of. A service listed twice is one membership with both lists of ports.
     pub services: Vec<Membership>,
     /// What connections to its own addresses must pass; those to a service pass the service's.
-    pub waypoint: Option<Waypoint>,
+    pub waypoint: Option<Arc<Waypoint>>,
 }
 
 impl Workload {
@@ -117,6 +117,8 @@ pub struct Membership {
     pub ports: Vec<PortMapping>,
     /// Whether the endpoint may get new connections.
     pub condition: EndpointCondition,
+    /// The service's waypoint, for those that know the workload and not the service.
+    pub waypoint: Option<Arc<Waypoint>>,
 }
 
 /// One port of a service on one endpoint.

@@ -69,6 +69,7 @@ fn workload(identity: &Identity) -> Workload {
             service: "default/a".into(),
             ports: vec![PortMapping { service_port: 80, target_port: 8080 }],
             condition: EndpointCondition::Ready,
+            waypoint: None,
         }],
         waypoint: None,
     }

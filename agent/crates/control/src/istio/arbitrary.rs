@@ -54,6 +54,7 @@ pub(crate) fn workload(rng: &mut Rng) -> Workload {
                 rng,
                 [EndpointCondition::Ready, EndpointCondition::Terminating, EndpointCondition::NotReady],
             ),
+            waypoint: waypoint(rng),
         });
     }
     Workload {
@@ -110,12 +111,12 @@ pub(crate) fn service(rng: &mut Rng) -> Service {
     }
 }
 
-fn waypoint(rng: &mut Rng) -> Option<Waypoint> {
+fn waypoint(rng: &mut Rng) -> Option<Arc<Waypoint>> {
     let target = match rng.bool() {
         false => WaypointTarget::Service(format!("{}/{}.svc.cluster.local", name(rng), name(rng)).into()),
         true => WaypointTarget::Address(address(rng).to_canonical()),
     };
-    rng.bool().then(|| Waypoint { target, port: rng.u16(1..), is_optional: rng.bool() })
+    rng.bool().then(|| Arc::new(Waypoint { target, port: rng.u16(1..), is_optional: rng.bool() }))
 }
 
 fn string(rng: &mut Rng) -> StringMatch {

@@ -193,7 +193,10 @@ fn what_is_asked_for_and_not_done_is_listed() {
 fn a_waypoint_that_cannot_be_followed_is_an_error_and_never_left_out() {
     use proto::gateway_address::Destination;
     let with = |destination| {
-        let bytes = workload_with(|w| w.waypoint = Some(proto::GatewayAddress { destination, hbone_mtls_port: 0 }));
+        let bytes = workload_with(|w| {
+            w.network = "net".to_owned();
+            w.waypoint = Some(proto::GatewayAddress { destination, hbone_mtls_port: 0 });
+        });
         decode(ADDRESS, "c//Pod/shop/cart", &bytes, "net").map_err(|error| error.field)
     };
     let address = |network: &str| {

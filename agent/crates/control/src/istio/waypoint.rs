@@ -2,7 +2,10 @@
 //!
 //! One that cannot be followed is an error and not ignored: without it connections would go past what judges them.
 
+use std::sync::Arc;
+
 use weft_model::{Waypoint, WaypointTarget};
+use weft_proto::extension;
 use weft_proto::workload as proto;
 use weft_proto::workload::gateway_address::Destination;
 
@@ -30,7 +33,7 @@ pub(super) fn decode(
     is_optional: bool,
     network: &str,
     reading: Reading<'_>,
-) -> Result<Option<Waypoint>, ConversionError> {
+) -> Result<Option<Arc<Waypoint>>, ConversionError> {
     let Some(message) = message else {
         return Ok(None);
     };
@@ -51,5 +54,27 @@ pub(super) fn decode(
         0 => HBONE_PORT,
         port => reading.port("waypoint.hbone_mtls_port", port)?,
     };
-    Ok(Some(Waypoint { target, port, is_optional }))
+    Ok(Some(Arc::new(Waypoint { target, port, is_optional })))
+}
+
+pub(super) fn encode_own(waypoint: &Waypoint) -> extension::Waypoint {
+    let (service, address) = match &waypoint.target {
+        WaypointTarget::Service(key) => (key.to_string(), Vec::new()),
+        WaypointTarget::Address(address) => (String::new(), octets(*address)),
+    };
+    extension::Waypoint { service, address, port: waypoint.port.into(), is_optional: waypoint.is_optional }
+}
+
+pub(super) fn decode_own(
+    message: &extension::Waypoint,
+    service: &str,
+    reading: Reading<'_>,
+) -> Result<Arc<Waypoint>, ConversionError> {
+    let at = |field: &str| format!("extensions[weft.dev/Workload].waypoints[{service}].{field}");
+    let target = match message.service.is_empty() {
+        false => WaypointTarget::Service(shared(&message.service)),
+        true => WaypointTarget::Address(reading.address(at("address"), &message.address)?.to_canonical()),
+    };
+    let port = reading.port(at("port"), message.port)?;
+    Ok(Arc::new(Waypoint { target, port, is_optional: message.is_optional }))
 }

@@ -47,6 +47,11 @@ pub(super) fn encode(workload: &Workload) -> proto::Workload {
         if is_first && membership.condition != implied {
             own.conditions.insert(membership.service.to_string(), condition(membership.condition).into());
         }
+        if let Some(waypoint) = &membership.waypoint
+            && is_first
+        {
+            own.waypoints.insert(membership.service.to_string(), waypoint::encode_own(waypoint));
+        }
     }
     let locality = &workload.locality;
     proto::Workload {
@@ -90,7 +95,6 @@ pub(super) fn encode(workload: &Workload) -> proto::Workload {
 
 pub(super) fn decode(
     message: proto::Workload,
-    network: &str,
     reading: Reading<'_>,
 ) -> Result<(Workload, Vec<&'static str>), ConversionError> {
     if message.uid.is_empty() {
@@ -125,7 +129,7 @@ pub(super) fn decode(
     for (service, ports) in &message.services {
         services.push(membership(service, ports, &own, status, reading)?);
     }
-    let waypoint = waypoint::decode(message.waypoint.as_ref(), own.waypoint_is_optional, network, reading)?;
+    let waypoint = waypoint::decode(message.waypoint.as_ref(), own.waypoint_is_optional, &message.network, reading)?;
     let locality = message.locality.unwrap_or_default();
     let canonical_service = shared(&message.canonical_name);
     let canonical_revision = shared(&message.canonical_revision);
@@ -192,7 +196,8 @@ fn membership(
             Condition::NotReady => EndpointCondition::NotReady,
         },
     };
-    Ok(Membership { service: shared(service), ports, condition })
+    let waypoint = own.waypoints.get(service).map(|waypoint| waypoint::decode_own(waypoint, service, reading));
+    Ok(Membership { service: shared(service), ports, condition, waypoint: waypoint.transpose()? })
 }
 
 /// What agents that know one status only are told: who is an endpoint of services and ready for none of them must not

@@ -280,6 +280,7 @@ mod tests {
             service: "a/s".into(),
             ports: Vec::new(),
             condition: weft_model::EndpointCondition::Ready,
+            waypoint: None,
         });
         catalog.put(Encoded::workload(&workload, "net"));
         for name in ["net/10.0.0.1", "net/fd00::1", &*workload.uid] {

@@ -158,7 +158,12 @@ impl Translator {
                 };
                 Some(PortMapping { service_port: port.port, target_port })
             });
-            memberships.push(Membership { service: Arc::clone(&service.key), ports: ports.collect(), condition });
+            memberships.push(Membership {
+                service: Arc::clone(&service.key),
+                ports: ports.collect(),
+                condition,
+                waypoint: None,
+            });
         }
         for endpoint in endpoints {
             self.join(&mut memberships, endpoint);
@@ -175,7 +180,12 @@ impl Translator {
         let condition = self.slices.endpoint(endpoint).condition;
         let position = memberships.iter().position(|membership| membership.service == service.key);
         let position = position.unwrap_or_else(|| {
-            memberships.push(Membership { service: Arc::clone(&service.key), ports: Vec::new(), condition });
+            memberships.push(Membership {
+                service: Arc::clone(&service.key),
+                ports: Vec::new(),
+                condition,
+                waypoint: None,
+            });
             memberships.len() - 1
         });
         let membership = &mut memberships[position];

@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod oracle;
+mod waypoint;
 
 const VIP: &str = "10.1.0.1:80";
 
@@ -260,7 +261,7 @@ fn a_bond_does_not_reach_past_the_clients_node() {
 #[test]
 fn bonds_are_bounded_and_those_that_ran_out_make_room() {
     let (store, (balancer, advance)) = (sticky_store(), paused());
-    let nth = |n: u32| std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string();
+    let nth = |n: u32| Ipv4Addr::from(0x0b00_0000 + n).to_string();
     let count = u32::try_from(Balancer::CAPACITY / 2 * 3).expect("it is small");
     for n in 0..count {
         chosen(&store, &balancer, &nth(n));
@@ -279,7 +280,7 @@ fn bonds_are_bounded_and_those_that_ran_out_make_room() {
 #[test]
 fn the_clients_that_were_idle_longest_are_forgotten_first() {
     let (store, (balancer, advance)) = (sticky_store(), paused());
-    let nth = |n: u32| std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string();
+    let nth = |n: u32| Ipv4Addr::from(0x0b00_0000 + n).to_string();
     let regular = chosen(&store, &balancer, "10.0.9.1");
     for n in 0..u32::try_from(Balancer::CAPACITY / 2 * 3).expect("it is small") {
         advance(Duration::from_micros(1));
@@ -294,7 +295,7 @@ fn the_clients_that_were_idle_longest_are_forgotten_first() {
 fn a_service_with_many_endpoints_is_balanced_over_all_of_them() {
     let mut store = store();
     store.put_services([service("web", &["10.1.0.1"])]);
-    let nth = |n: u32| std::net::Ipv4Addr::from(0x0a02_0000 + n).to_string();
+    let nth = |n: u32| Ipv4Addr::from(0x0a02_0000 + n).to_string();
     let put = |n| Change::PutWorkload(pod(&format!("pod-{n}"), &[&nth(n)]).of("web", Ready));
     store.apply((0..3000).map(put).collect());
     for n in 0..1000 {

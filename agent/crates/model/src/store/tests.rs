@@ -192,7 +192,7 @@ fn a_service_listed_twice_is_one_membership_with_both_ports() {
     let mut workload = pod("a", &["10.0.0.1"]).of("web", EndpointCondition::Ready);
     let ports = [(81, 8081), (80, 9999)].map(|(service_port, target_port)| PortMapping { service_port, target_port });
     let condition = EndpointCondition::Ready;
-    workload.services.push(Membership { service: key("web"), ports: ports.to_vec(), condition });
+    workload.services.push(Membership { service: key("web"), ports: ports.to_vec(), condition, waypoint: None });
     let mut store = store();
     let snapshot = store.put([workload]).snapshot;
     let endpoint: Vec<&Endpoint> = snapshot.endpoints(&key("web")).collect();

@@ -129,6 +129,7 @@ pub(super) fn workload(number: u32, services: &[&str]) -> Change {
         service: format!("a/{service}").into(),
         ports: ports.clone(),
         condition: EndpointCondition::Ready,
+        waypoint: None,
     };
     Change::PutWorkload(Workload {
         uid: uid(number),

@@ -17,8 +17,12 @@ fn workload(number: u8, services: &[&str]) -> Workload {
     let mut workload = arbitrary::workload(&mut Rng::with_seed(number.into()));
     (workload.uid, workload.network, workload.is_host_network) = (name(number).into(), "".into(), false);
     workload.addresses = vec![IpAddr::from([10, 0, 0, number])];
-    let membership =
-        |service: &&str| Membership { service: (*service).into(), ports: vec![], condition: EndpointCondition::Ready };
+    let membership = |service: &&str| Membership {
+        service: (*service).into(),
+        ports: vec![],
+        condition: EndpointCondition::Ready,
+        waypoint: None,
+    };
     workload.services = services.iter().map(membership).collect();
     workload
 }
