@@ -84,6 +84,12 @@ pub(crate) fn kit_with_helm() -> Result<Kit> {
     kit::with_helm()
 }
 
+/// The kit of this tree with Kubernetes' components in it, whatever else it lacks.
+pub(crate) fn kit_with_kubernetes() -> Result<Kit> {
+    setup::for_clusters()?;
+    kit::with_kubernetes()
+}
+
 fn up(name: &str, nodes: usize, keep_images: bool) -> Result<()> {
     if Cluster::attach(&kit::here(), name).is_ok_and(|cluster| cluster.nodes().len() == nodes) {
         progress::note(&format!("the cluster {name:?} is up already"));

@@ -127,12 +127,17 @@ pub fn pod(node: &Node, spec: PodSpec, options: &Options) -> Result<Pod> {
 /// Lets a host reuse ports in TIME_WAIT after a second and gives it 45,000 of them: some ten thousand new connections a
 /// second use up the default range within seconds.
 pub fn tune(host: &Host, options: &Options) -> Result<()> {
-    host.netns().sysctl("ipv4/tcp_tw_reuse", "1")?;
-    host.netns().sysctl("ipv4/ip_local_port_range", "20000 65535")?;
+    tune_ports(host)?;
     match &options.congestion_control {
         Some(name) => host.netns().sysctl("ipv4/tcp_congestion_control", name),
         None => Ok(()),
     }
+}
+
+/// The part of it that concerns ports.
+pub fn tune_ports(host: &Host) -> Result<()> {
+    host.netns().sysctl("ipv4/tcp_tw_reuse", "1")?;
+    host.netns().sysctl("ipv4/ip_local_port_range", "20000 65535")
 }
 
 /// The folder of the cgroup that holds every process of the node's world.

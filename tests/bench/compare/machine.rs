@@ -1,7 +1,8 @@
 //! The machine that measures, and what else it is busy with.
 
+use std::mem::MaybeUninit;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use anyhow::{Context, Result};
@@ -67,7 +68,8 @@ pub struct CpuUse {
 }
 
 impl CpuUse {
-    /// Of the whole machine, and of the processes in `cgroup` and below it; a folder that is none has used nothing.
+    /// Of the whole machine, and of the processes in `cgroup` and below it, with this one; a folder that is none has used
+    /// nothing.
     pub fn take(cgroup: &Path) -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
         let all = stat.lines().next().context("/proc/stat is empty")?;
@@ -85,7 +87,8 @@ impl CpuUse {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0.0,
             Err(error) => return Err(error).with_context(|| format!("reading {}/cpu.stat", cgroup.display())),
         };
-        Ok(Self { at: Instant::now(), machine: busy / per_second, own })
+        let this = cpu_time(std::process::id()).context("reading the CPU time of this process")?.as_secs_f64();
+        Ok(Self { at: Instant::now(), machine: busy / per_second, own: own + this })
     }
 
     /// The share of the machine's CPU time since `before` that went to anything outside the cgroup.
@@ -94,6 +97,25 @@ impl CpuUse {
         let foreign = (self.machine - before.machine) - (self.own - before.own);
         (foreign / total).clamp(0.0, 1.0)
     }
+}
+
+/// The CPU time of all threads of a process, those that have ended included, as the scheduler counts it: in nanoseconds,
+/// where `/proc/PID/stat` has hundredths of a second.
+pub fn cpu_time(process: u32) -> io::Result<Duration> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: the call writes one clock id to `clock`, which outlives it.
+    let error = unsafe { libc::clock_getcpuclockid(process as libc::pid_t, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the call writes one timespec to `time`, which outlives it.
+    if unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, hence wrote the value.
+    let time = unsafe { time.assume_init() };
+    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
 fn cores() -> usize {

@@ -4,6 +4,7 @@
 //! round, and prints medians beside what is required of Weft. Figures never make it fail: it measures, people judge.
 
 mod contender;
+mod control;
 mod data_path;
 mod figures;
 mod footprint;
@@ -18,7 +19,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::contender::Kind;
 use crate::figures::Figures;
@@ -27,7 +28,10 @@ use crate::report::Report;
 
 /// Compares Weft with a plain relay and with no mesh at all.
 #[derive(Debug, Clone, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// How often each measurement is made; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -60,6 +64,12 @@ pub struct Options {
     list: bool,
 }
 
+/// What is measured apart.
+#[derive(Debug, Clone, Subcommand)]
+enum Other {
+    Control(control::Options),
+}
+
 impl Options {
     /// Whether a measurement was asked for.
     fn wants(&self, name: &str) -> bool {
@@ -87,6 +97,9 @@ fn main() -> Result<()> {
     // Before any thread is started: those would still be killed by the signal.
     weft_tests::sweep_on_interrupt()?;
     let options = Options::parse();
+    if let Some(Other::Control(options)) = &options.other {
+        return control::run(options);
+    }
     if options.list {
         PARTS.iter().flat_map(|(names, _)| *names).for_each(|name| println!("{name}"));
         return Ok(());

@@ -22,9 +22,20 @@ impl Kit {
     /// # Errors
     /// It lacks a part.
     pub fn find() -> Result<Self> {
-        let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/cluster");
-        let kit = Self::at(std::env::var_os("WEFT_CLUSTER_KIT").map_or_else(built, PathBuf::from));
+        let kit = Self::at(folder());
         kit.check()?;
+        Ok(kit)
+    }
+
+    /// The same for those who need only its programs and definitions, no images.
+    ///
+    /// # Errors
+    /// It lacks one of those.
+    pub fn find_programs() -> Result<Self> {
+        let kit = Self::at(folder());
+        for part in [kit.kubernetes(), kit.definitions()] {
+            ensure!(part.exists(), "{} is missing; `cargo xtask cluster build` builds it", part.display());
+        }
         Ok(kit)
     }
 
@@ -88,4 +99,9 @@ impl Kit {
         );
         Ok(())
     }
+}
+
+fn folder() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/cluster");
+    std::env::var_os("WEFT_CLUSTER_KIT").map_or_else(built, PathBuf::from)
 }

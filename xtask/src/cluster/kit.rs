@@ -30,20 +30,21 @@ pub(super) fn here() -> Kit {
 pub(super) fn build() -> Result<Kit> {
     let kit = here();
     fs::create_dir_all(kit.folder())?;
-    let sources = sources();
-    let version = "-X k8s.io/component-base/version.git";
-    let linking = format!(
-        "-s -w {version}Version=v{KUBERNETES} {version}Major=1 {version}Minor={}",
-        KUBERNETES.split('.').nth(1).context("a release has a minor version")?
-    );
-    let tags = ["-tags", "providerless,dockerless"];
-    let arguments = ["-ldflags", &linking, tags[0], tags[1]];
-    from_sources(&kit.kubernetes(), &sources.join("kubernetes"), &arguments, "5 to 15 minutes")?;
-    from_sources(&kit.coredns(), &sources.join("coredns"), &["-ldflags", "-s -w"], "a minute or two")?;
+    kubernetes(&kit)?;
+    from_sources(&kit.coredns(), &sources().join("coredns"), &["-ldflags", "-s -w"], "a minute or two")?;
     helm(&kit)?;
     definitions(&kit)?;
     pause(&kit)?;
     machine(&kit)?;
+    Ok(kit)
+}
+
+/// Builds Kubernetes' components, and what Istio defines, alone.
+pub(super) fn with_kubernetes() -> Result<Kit> {
+    let kit = here();
+    fs::create_dir_all(kit.folder())?;
+    kubernetes(&kit)?;
+    definitions(&kit)?;
     Ok(kit)
 }
 
@@ -63,6 +64,17 @@ pub(super) fn sources() -> PathBuf {
 /// The static program of the pause image.
 pub(super) fn pause_program(kit: &Kit) -> PathBuf {
     kit.folder().join("pause")
+}
+
+fn kubernetes(kit: &Kit) -> Result<()> {
+    let version = "-X k8s.io/component-base/version.git";
+    let linking = format!(
+        "-s -w {version}Version=v{KUBERNETES} {version}Major=1 {version}Minor={}",
+        KUBERNETES.split('.').nth(1).context("a release has a minor version")?
+    );
+    let tags = ["-tags", "providerless,dockerless"];
+    let arguments = ["-ldflags", &linking, tags[0], tags[1]];
+    from_sources(&kit.kubernetes(), &sources().join("kubernetes"), &arguments, "5 to 15 minutes")
 }
 
 fn from_sources(program: &Path, folder: &Path, arguments: &[&str], patience: &str) -> Result<()> {
