@@ -136,6 +136,11 @@ pub(crate) fn read_object(kind: Kind, tree: &Value, interner: &mut Interner) -> 
     decode::object_of_cluster(kind, tree, interner)
 }
 
+/// The same of an object that is still the text that the API server sent.
+pub(crate) fn read_sent(kind: Kind, text: &str, interner: &mut Interner) -> (Option<Entry>, Vec<Problem>) {
+    decode::sent_by_cluster(kind, text, interner)
+}
+
 /// What reading needs to know.
 #[derive(Clone, Copy)]
 struct Reader<'a> {

@@ -28,7 +28,7 @@ use crate::problem::Problem;
 use crate::translate::{LocalPod, ObjectCounts, TranslationOptions, Translator};
 
 /// From this many changes on a batch is so large that the memory it took is worth giving back.
-const LARGE_BATCH: usize = 1000;
+pub(crate) const LARGE_BATCH: usize = 1000;
 
 /// How to read a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -157,6 +157,8 @@ struct Pending {
     templates: Vec<TemplateId>,
     bare: Vec<(NamespaceId, IpAddr)>,
     namespaces: Vec<NamespaceId>,
+    /// Nodes that are others, whatever runs there.
+    nodes: HashSet<Arc<str>>,
     /// Some PeerAuthentication is another.
     mtls: bool,
 }
@@ -227,6 +229,7 @@ impl Translator {
 
     /// What changed since the last time.
     pub fn flush(&mut self) -> Vec<Change> {
+        self.touch_nodes();
         self.convert_peer_authentications();
         self.select_policies();
         let mut changes = std::mem::take(&mut self.pending.removals);
@@ -268,23 +271,27 @@ impl Translator {
             Some(_) => {}
             None => self.counts.nodes += 1,
         }
-        self.touch_node(&node.name);
+        self.pending.nodes.insert(node.name);
     }
 
     fn remove_node(&mut self, name: &str) {
-        if self.nodes.remove(name).is_some() {
+        if let Some((name, _)) = self.nodes.remove_entry(name) {
             self.counts.nodes -= 1;
-            self.touch_node(name);
+            self.pending.nodes.insert(name);
         }
     }
 
-    /// Nodes change so seldom that no index pays: all pods are asked.
-    fn touch_node(&mut self, name: &str) {
-        let pods: Vec<PodId> =
-            self.pods.iter().filter(|(_, state)| &*state.pod.node == name).map(|(id, _)| id).collect();
+    /// What runs on nodes that changed is looked at again. That is so seldom that no index pays, but a start lists all of
+    /// them: all pods are asked once, not once for each node.
+    fn touch_nodes(&mut self) {
+        let nodes = std::mem::take(&mut self.pending.nodes);
+        if nodes.is_empty() {
+            return;
+        }
+        let there = self.pods.iter().filter(|(_, state)| nodes.contains(&state.pod.node)).map(|(id, _)| id);
+        let pods: Vec<PodId> = there.collect();
         pods.into_iter().for_each(|id| self.touch_pod(id));
-        let affected = self.slices.addresses_on(name);
-        self.pending.bare.extend(affected);
+        self.pending.bare.extend(self.slices.addresses_on(&nodes));
     }
 }
 

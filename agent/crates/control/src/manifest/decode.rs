@@ -10,7 +10,7 @@ use super::document::{Document, Place, ReadError};
 use super::tree::read_tree;
 use super::{Entry, Part, Reader, Reading, Scrutiny};
 use crate::object::{
-    AuthorizationPolicy, EndpointSlice, Interner, Kind, Namespace, Node, Object, ObjectId, PeerAuthentication,
+    AuthorizationPolicy, EndpointSlice, Interner, Kind, NETNS, Namespace, Node, Object, ObjectId, PeerAuthentication,
     PeerAuthenticationManifest, Pod, PodView, PolicyManifest, Service, ServiceAccount, excerpt, identify,
 };
 use crate::problem::{Note, Notes, Problem, Severity};
@@ -201,6 +201,36 @@ impl Part {
         };
         self.problems.push(note.at(Some(Arc::clone(reader.file)), Some(line), None));
     }
+}
+
+/// Reads an object as an API server sends it.
+pub(super) fn sent_by_cluster(kind: Kind, text: &str, interner: &mut Interner) -> (Option<Entry>, Vec<Problem>) {
+    if kind == Kind::Pod
+        && let Some(entry) = pod_of_cluster(text, interner)
+    {
+        return (Some(entry), Vec::new());
+    }
+    let Ok(mut tree) = serde_json::from_str::<Value>(text) else { return (None, Vec::new()) };
+    if let Some(metadata) = tree.get_mut("metadata").and_then(Value::as_object_mut) {
+        // Who wrote which field is half of many objects, and nobody reads it here.
+        metadata.remove("managedFields");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(NETNS);
+        }
+    }
+    object_of_cluster(kind, &tree, interner)
+}
+
+/// Reads a Pod without a tree, if all is well with it: pods are the many.
+fn pod_of_cluster(text: &str, interner: &mut Interner) -> Option<Entry> {
+    let mut view: PodView<'_> = serde_json::from_str(text).ok()?;
+    agree(Kind::Pod, &view.api_version, &view.kind).ok()?;
+    // Who may make a pod must not choose the network namespace that is captured for it, which may be the host's. The
+    // annotation is for files, which only the host's owner writes.
+    view.metadata.annotations.netns = None;
+    let mut notes = Notes::default();
+    let object = Object::Pod(Pod::read(&view, interner, &mut notes)?);
+    notes.into_vec().is_empty().then(|| Entry { id: object.id(), line: 0, reading: Reading::Valid(object) })
 }
 
 /// Reads an object that an API server has.

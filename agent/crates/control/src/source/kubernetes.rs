@@ -6,6 +6,7 @@
 
 mod contents;
 pub mod lookup;
+mod watched;
 
 use std::fmt;
 use std::path::Path;
@@ -23,6 +24,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
+use watched::Watched;
 use weft_runtime::{Backoff, Shutdown, Tasks};
 
 use super::{Sent, Update};
@@ -42,17 +44,17 @@ const RETRIES: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 enum News {
     /// All objects will be listed.
     Listing,
-    Listed(Box<DynamicObject>),
+    Listed(Box<Watched>),
     /// There are no others than those that were listed.
     ListEnd,
-    Put(Box<DynamicObject>),
-    Removed(Box<DynamicObject>),
+    Put(Box<Watched>),
+    Removed(Box<Watched>),
     /// The cluster has no such kind.
     Absent,
 }
 
-impl From<Event<DynamicObject>> for News {
-    fn from(event: Event<DynamicObject>) -> Self {
+impl From<Event<Watched>> for News {
+    fn from(event: Event<Watched>) -> Self {
         match event {
             Event::Init => Self::Listing,
             Event::InitApply(object) => Self::Listed(Box::new(object)),
@@ -90,7 +92,8 @@ pub(crate) fn read_once(
             continue;
         };
         contents.note(kind, News::Listing);
-        objects.into_iter().for_each(|object| contents.note(kind, News::Listed(Box::new(object))));
+        let objects = objects.iter().filter_map(Watched::of);
+        objects.for_each(|object| contents.note(kind, News::Listed(Box::new(object))));
         contents.note(kind, News::ListEnd);
     }
     contents.into_parts()
@@ -193,7 +196,7 @@ impl Watch {
 
     async fn watch(&mut self, config: watcher::Config) -> Ended {
         let lists_by_watch = matches!(config.initial_list_strategy, watcher::InitialListStrategy::StreamingList);
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(self.kind));
+        let api: Api<Watched> = Api::all_with(self.client.clone(), &resource(self.kind));
         let mut events = pin!(watch_of(api, config).backoff(Retries::default()));
         while let Some(event) = events.next().await {
             let news = match event {

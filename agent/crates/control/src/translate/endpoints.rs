@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet, HashTable};
 
 use super::Translator;
 use super::namespaces::NamespaceId;
@@ -80,11 +80,11 @@ impl Slices {
         })
     }
 
-    /// Addresses of the endpoints on a node.
-    pub fn addresses_on(&self, node: &str) -> Vec<(NamespaceId, IpAddr)> {
+    /// Addresses of the endpoints on these nodes.
+    pub fn addresses_on(&self, nodes: &HashSet<Arc<str>>) -> Vec<(NamespaceId, IpAddr)> {
         let endpoints =
             self.slab.iter().flat_map(|(_, state)| state.slice.endpoints.iter().map(|e| (state.namespace, e)));
-        let there = endpoints.filter(|(_, endpoint)| &*endpoint.node == node);
+        let there = endpoints.filter(|(_, endpoint)| nodes.contains(&endpoint.node));
         there.flat_map(|(namespace, endpoint)| endpoint.addresses.iter().map(move |a| (namespace, *a))).collect()
     }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use hashbrown::{HashMap, HashSet};
-use kube::api::DynamicObject;
+use kube::Resource as _;
 use weft_model::Change;
 
 use super::super::{LARGE_BATCH, Update};
 use super::News;
-use crate::manifest::{Reading, read_object};
-use crate::object::{Interner, Kind, NETNS, ObjectId};
+use super::watched::Watched;
+use crate::manifest::{Reading, read_sent};
+use crate::object::{Interner, Kind, ObjectId};
 use crate::problem::Problem;
 use crate::translate::{TranslationOptions, Translator};
 
@@ -55,7 +56,7 @@ impl Contents {
         match news {
             News::Listing => self.objects(kind).listed = Some(HashSet::new()),
             News::Listed(object) => {
-                if let Some(id) = self.put(kind, *object)
+                if let Some(id) = self.put(kind, &object)
                     && let Some(listed) = &mut self.objects(kind).listed
                 {
                     listed.insert(id);
@@ -66,14 +67,14 @@ impl Contents {
                 self.keep(kind, &listed);
             }
             News::Put(object) => {
-                self.put(kind, *object);
+                self.put(kind, &object);
             }
             News::Removed(object) => {
-                let namespace = object.metadata.namespace.as_deref().filter(|_| kind.is_namespaced());
+                let namespace = object.meta().namespace.as_deref().filter(|_| kind.is_namespaced());
                 let id = ObjectId {
                     kind,
                     namespace: self.interner.text(namespace.unwrap_or_default()),
-                    name: self.interner.text(object.metadata.name.as_deref().unwrap_or_default()),
+                    name: self.interner.text(object.meta().name.as_deref().unwrap_or_default()),
                 };
                 self.remove(&id);
             }
@@ -115,16 +116,8 @@ impl Contents {
         self.problems.retain(|id, _| id.kind != kind || listed.contains(id));
     }
 
-    fn put(&mut self, kind: Kind, mut object: DynamicObject) -> Option<ObjectId> {
-        // Who wrote which field is half of many objects, and nobody reads it here.
-        object.metadata.managed_fields = None;
-        // Who may make a pod must not choose the network namespace that is captured for it, which may be the host's. The
-        // annotation is for files, which only the host's owner writes.
-        if let Some(annotations) = &mut object.metadata.annotations {
-            annotations.remove(NETNS);
-        }
-        let tree = serde_json::to_value(object).ok()?;
-        let (entry, problems) = read_object(kind, &tree, &mut self.interner);
+    fn put(&mut self, kind: Kind, object: &Watched) -> Option<ObjectId> {
+        let (entry, problems) = read_sent(kind, object.text(), &mut self.interner);
         // An API server has no object without a name.
         let entry = entry?;
         if problems.is_empty() {

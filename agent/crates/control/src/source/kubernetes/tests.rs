@@ -9,6 +9,11 @@ fn object(tree: Value) -> DynamicObject {
     serde_json::from_value(tree).expect("the object is well-formed")
 }
 
+/// As a watch brings it.
+fn sent(object: DynamicObject) -> Box<Watched> {
+    Box::new(Watched::of(&object).expect("the object is well-formed"))
+}
+
 fn namespace(name: &str) -> DynamicObject {
     object(json!({
         "apiVersion": "v1", "kind": "Namespace",
@@ -46,7 +51,7 @@ fn complete(contents: &mut Contents, objects: &[(Kind, DynamicObject)]) {
 fn list(contents: &mut Contents, kind: Kind, objects: impl IntoIterator<Item = DynamicObject>) {
     contents.note(kind, News::Listing);
     for object in objects {
-        contents.note(kind, News::Listed(Box::new(object)));
+        contents.note(kind, News::Listed(sent(object)));
     }
     contents.note(kind, News::ListEnd);
 }
@@ -88,8 +93,8 @@ fn a_new_list_removes_what_it_does_not_name() {
     assert_eq!(workloads(&contents.flush().0), Vec::<String>::new());
     list(&mut contents, Kind::Pod, [pod("b", "10.0.0.2"), pod("c", "10.0.0.3")]);
     assert_eq!(workloads(&contents.flush().0), ["+c", "-a"]);
-    contents.note(Kind::Pod, News::Removed(Box::new(pod("b", "10.0.0.2"))));
-    contents.note(Kind::Pod, News::Put(Box::new(pod("d", "10.0.0.4"))));
+    contents.note(Kind::Pod, News::Removed(sent(pod("b", "10.0.0.2"))));
+    contents.note(Kind::Pod, News::Put(sent(pod("d", "10.0.0.4"))));
     assert_eq!(workloads(&contents.flush().0), ["+d", "-b"]);
     contents.note(Kind::Pod, News::Absent);
     assert_eq!(workloads(&contents.flush().0), ["-c", "-d"]);
@@ -104,7 +109,7 @@ fn a_pod_is_reached_by_tunnels_while_its_agent_says_that_it_is_captured() {
         let mut pod = pod("a", "10.0.0.1");
         pod.metadata.annotations =
             redirection.map(|value| [("ambient.istio.io/redirection".to_owned(), value.to_owned())].into());
-        contents.note(Kind::Pod, News::Put(Box::new(pod)));
+        contents.note(Kind::Pod, News::Put(sent(pod)));
         contents.flush().0.into_iter().find_map(|change| match change {
             Change::PutWorkload(workload) => Some(workload.protocol),
             _ => None,
@@ -118,7 +123,7 @@ fn a_pod_is_reached_by_tunnels_while_its_agent_says_that_it_is_captured() {
     let mut pod = pod("b", "10.0.0.2");
     pod.metadata.namespace = Some("elsewhere".to_owned());
     pod.metadata.annotations = Some([("ambient.istio.io/redirection".to_owned(), "enabled".to_owned())].into());
-    contents.note(Kind::Pod, News::Put(Box::new(pod)));
+    contents.note(Kind::Pod, News::Put(sent(pod)));
     let changes = contents.flush().0;
     assert!(
         matches!(&changes[..], [Change::PutWorkload(workload)] if workload.protocol == TunnelProtocol::None),
@@ -140,12 +145,12 @@ async fn a_node_may_have_the_certificate_of_a_pod_before_anybody_can_reach_it() 
     let is_told = || world.read().addresses.present().next().is_some();
     assert_eq!((world.may_have(&caller, &identity), is_told()), (Ok(()), false));
 
-    contents.note(Kind::Pod, News::Put(Box::new(pod("a", "10.0.0.1"))));
+    contents.note(Kind::Pod, News::Put(sent(pod("a", "10.0.0.1"))));
     world.apply(contents.flush().0).await;
     assert_eq!((world.may_have(&caller, &identity), is_told()), (Ok(()), true));
 
     scheduled.data["status"] = json!({ "phase": "Failed" });
-    contents.note(Kind::Pod, News::Put(Box::new(scheduled)));
+    contents.note(Kind::Pod, News::Put(sent(scheduled)));
     world.apply(contents.flush().0).await;
     assert!(world.may_have(&caller, &identity).is_err() && !is_told());
 }
@@ -174,14 +179,14 @@ fn an_object_that_becomes_invalid_stays_as_it_was_and_is_reported_until_it_is_co
     assert!(changes.iter().any(|change| matches!(change, Change::PutPolicy(_))), "{changes:?}");
     assert_eq!(state.problems, []);
 
-    contents.note(Kind::AuthorizationPolicy, News::Put(Box::new(policy("PERHAPS"))));
+    contents.note(Kind::AuthorizationPolicy, News::Put(sent(policy("PERHAPS"))));
     let (changes, state) = contents.flush();
     assert!(changes.is_empty(), "{changes:?}");
     assert_eq!(state.problems.len(), 1, "{:?}", state.problems);
     assert_eq!(state.problems[0].severity, Severity::Error);
     assert_eq!(state.problems[0].field.as_deref(), Some("spec.action"));
 
-    contents.note(Kind::AuthorizationPolicy, News::Removed(Box::new(policy("PERHAPS"))));
+    contents.note(Kind::AuthorizationPolicy, News::Removed(sent(policy("PERHAPS"))));
     let (changes, state) = contents.flush();
     assert!(changes.iter().any(|change| matches!(change, Change::RemovePolicy(_))), "{changes:?}");
     assert_eq!(state.problems, []);
@@ -199,7 +204,7 @@ fn what_stands_in_for_a_policy_that_was_never_valid_follows_its_selector() {
     complete(&mut contents, &[(Kind::AuthorizationPolicy, selecting(app("a")))]);
     let put = |changes: Vec<Change>| changes.iter().any(|change| matches!(change, Change::PutPolicy(_)));
     assert!(put(contents.flush().0), "nothing stands in for a policy that cannot be read");
-    contents.note(Kind::AuthorizationPolicy, News::Put(Box::new(selecting(Value::Null))));
+    contents.note(Kind::AuthorizationPolicy, News::Put(sent(selecting(Value::Null))));
     assert!(put(contents.flush().0), "what stands in for it is still about one app, and the policy is about all");
 }
 
