@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use weft_control::cluster::{self, Leadership, Member};
 use weft_control::serve::{
     Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, TokenReviews, World,
@@ -19,6 +19,7 @@ use weft_transport::CertificateAuthority;
 
 use crate::admin::{ScrapeListeners, Scraped};
 use crate::command::{ControllerOptions, ControllerSource};
+use crate::footprint;
 use crate::telemetry::{ControllerMetrics, ControllerObservation, Exposition, Logging, SinkCounters};
 
 /// How long streams may take to end.
@@ -95,6 +96,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
     let (reported, news) = mpsc::channel(1);
     tasks.spawn("problems", report(updates, reported, monitored.clone(), tasks.shutdown()));
     tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
+    tasks.spawn("settle", settle(world.large_changes(), tasks.shutdown()));
 
     // Who may hear it, and who is given which certificates. Without an authority nobody can be served: readiness says so.
     tokio::select! {
@@ -121,6 +123,14 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
     }
     tracing::info!(counts = ?server.counts(), "told to end: agents go on with what they know");
     end(&tasks).await
+}
+
+/// Gives back what reading much at once has taken: a start takes several times what is kept.
+async fn settle(large_changes: Arc<Notify>, mut shutdown: Shutdown) {
+    tokio::select! {
+        () = shutdown.requested() => {}
+        () = footprint::settle_after(large_changes) => {}
+    }
 }
 
 async fn end(tasks: &Tasks) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! to hear of, every resource once, however often it changed. No stream has a queue, and none holds up another.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use prost::Message;
 use prost_types::Any;
+use smallvec::SmallVec;
 use weft_model::{Policy, Service, Workload};
 use weft_proto::discovery::Resource;
 
@@ -35,13 +37,17 @@ pub(crate) struct Entry {
 pub(crate) struct Content {
     /// A [`Resource`].
     pub bytes: Bytes,
-    /// A digest of what it says, the same for every replica and after a restart.
-    pub version: String,
+    pub version: Version,
     /// The other names that it answers to: its addresses.
     pub aliases: Box<[Box<str>]>,
     /// Of a workload: the services that it is an endpoint of.
     pub services: Box<[Arc<str>]>,
 }
+
+/// A digest of what a resource says, the same for every replica and after a restart. Clients have it as sixteen
+/// hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version(u64);
 
 /// A resource on its way into a catalog.
 #[derive(Debug)]
@@ -60,7 +66,8 @@ pub(crate) struct Catalog {
     removals: VecDeque<u64>,
     /// Up to here removals may have been forgotten.
     floor: u64,
-    by_alias: HashMap<Box<str>, Vec<Arc<str>>>,
+    /// Hardly any address is that of several.
+    by_alias: HashMap<Box<str>, SmallVec<[Arc<str>; 1]>>,
     members: HashMap<Arc<str>, HashSet<Arc<str>>>,
 }
 
@@ -90,17 +97,34 @@ impl Encoded {
         aliases: Box<[Box<str>]>,
         services: Box<[Arc<str>]>,
     ) -> Self {
-        // Half of a SHA-256 in all: two states of one resource never have the same by chance.
-        let digest = digest::digest(&digest::SHA256, &content);
-        let version: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let version = Version::of(&content);
         let resource = Resource {
-            version: version.clone(),
+            version: version.to_string(),
             resource: Some(Any { type_url: type_url.to_owned(), value: content }),
             name: name.to_string(),
             aliases: aliases.iter().map(|alias| alias.to_string()).collect(),
         };
         let bytes = resource.encode_to_vec().into();
         Self { name: Arc::clone(name), content: Content { bytes, version, aliases, services } }
+    }
+}
+
+impl Version {
+    /// Of a quarter of a SHA-256: two states of one resource never have the same by chance.
+    fn of(content: &[u8]) -> Self {
+        let digest = digest::digest(&digest::SHA256, content);
+        Self(digest.as_ref().iter().take(8).fold(0, |version, byte| version << 8 | u64::from(*byte)))
+    }
+
+    /// Whether a client has this one.
+    pub fn is(self, text: &str) -> bool {
+        text.len() == 16 && u64::from_str_radix(text, 16) == Ok(self.0)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 

@@ -192,7 +192,9 @@ impl Subscription {
             return;
         }
         self.place = catalog.head();
-        let is_other = |(entry, content): &(&Arc<Entry>, &Content)| known.get(&*entry.name) != Some(&content.version);
+        let is_other = |(entry, content): &(&Arc<Entry>, &Content)| {
+            !known.get(&*entry.name).is_some_and(|version| content.version.is(version))
+        };
         self.resync = catalog.present().filter(is_other).map(|(entry, _)| entry.place).collect();
         self.absent =
             known.keys().filter(|name| catalog.get(name).is_none()).map(|name| name.as_str().into()).collect();
@@ -203,7 +205,7 @@ impl Subscription {
         for (name, version) in known {
             match catalog.get(name) {
                 Some((entry, content)) if self.is_wanted(catalog, &entry.name, content) => {
-                    if content.version == *version {
+                    if content.version.is(version) {
                         self.dirty.remove(&**name);
                     }
                     self.held.insert(Arc::clone(&entry.name));

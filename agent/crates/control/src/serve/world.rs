@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use weft_model::{Change, Identity};
 use weft_runtime::Shutdown;
@@ -12,7 +12,7 @@ use weft_runtime::Shutdown;
 use super::authenticate::Caller;
 use super::catalog::{Catalog, Encoded};
 use super::residents::{Grants, Residents};
-use crate::source::Update;
+use crate::source::{LARGE_BATCH, Update};
 
 /// While changes come, streams are told of them at most this often; the first after a pause is told at once.
 const GATHER: Duration = Duration::from_millis(20);
@@ -25,6 +25,7 @@ pub struct World {
     state: RwLock<State>,
     /// Moves when streams should look again.
     news: watch::Sender<u64>,
+    large_changes: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -49,7 +50,18 @@ impl World {
     /// A world of which nothing is known yet. `network` is the one that its addresses belong to.
     #[must_use]
     pub fn new(network: &str) -> Arc<Self> {
-        Arc::new(Self { network: network.into(), state: RwLock::default(), news: watch::Sender::new(0) })
+        Arc::new(Self {
+            network: network.into(),
+            state: RwLock::default(),
+            news: watch::Sender::new(0),
+            large_changes: Arc::default(),
+        })
+    }
+
+    /// Is notified when so much was taken in at once that the memory it took is worth giving back.
+    #[must_use]
+    pub fn large_changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.large_changes)
     }
 
     /// Follows a source until it ends or `shutdown` says so.
@@ -84,6 +96,7 @@ impl World {
     }
 
     async fn take_in(&self, changes: Vec<Change>) {
+        let is_large = changes.len() >= LARGE_BATCH;
         let mut prepared = Vec::with_capacity(changes.len());
         for (index, change) in changes.into_iter().enumerate() {
             prepared.push(self.prepare(change));
@@ -96,6 +109,10 @@ impl World {
             state.apply(change);
         }
         state.is_ready = true;
+        drop(state);
+        if is_large {
+            self.large_changes.notify_one();
+        }
     }
 
     fn prepare(&self, change: Change) -> Prepared {

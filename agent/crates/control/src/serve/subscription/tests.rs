@@ -126,7 +126,7 @@ fn a_large_answer_comes_in_parts_and_changes_in_between_are_not_lost() {
 fn what_a_client_has_is_not_sent_again() {
     let mut catalog = catalog(4);
     let known: BTreeMap<String, String> =
-        catalog.present().map(|(entry, content)| (entry.name.to_string(), content.version.clone())).collect();
+        catalog.present().map(|(entry, content)| (entry.name.to_string(), content.version.to_string())).collect();
     put(&mut catalog, &workload(1, &["a/s"]));
     catalog.remove(&name(2));
     put(&mut catalog, &workload(7, &[]));
@@ -236,7 +236,7 @@ impl Client {
         }
         for entry in &push.entries {
             let content = entry.content.as_ref().expect("only what is there is sent");
-            self.has.insert(entry.name.to_string(), content.version.clone());
+            self.has.insert(entry.name.to_string(), content.version.to_string());
         }
     }
 }
@@ -302,7 +302,7 @@ fn whatever_happens_a_client_ends_up_with_exactly_what_it_asked_for() {
             .filter(|(entry, content)| {
                 is_wildcard || is_named(&entry.name) || content.services.iter().any(|service| is_named(service))
             })
-            .map(|(entry, content)| (entry.name.to_string(), content.version.clone()))
+            .map(|(entry, content)| (entry.name.to_string(), content.version.to_string()))
             .collect();
         assert_eq!(client.has, expected, "seed {seed}");
     }
