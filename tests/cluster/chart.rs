@@ -1,7 +1,6 @@
 //! Weft's chart: what it renders, and what it does to a cluster.
 
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -103,62 +102,6 @@ fn helm_installs_weft_and_leaves_each_node_as_it_was() -> Result<()> {
         Ok(left.is_empty().then_some(()))
     })?;
     super::both_answer(&cluster, "curl -sS --max-time 5 http://server:8080").map(drop)
-}
-
-#[test]
-fn the_api_server_lets_an_agent_change_only_its_annotation_on_pods_of_its_own_node() -> Result<()> {
-    let cluster = shop()?;
-    // The rules alone: they hold whether an agent runs or not.
-    let folder = cluster.folder();
-    let rules = folder.join("rules.yaml");
-    fs::write(&rules, Kit::find()?.render_chart(&["createNamespace=true", "controller.replicas=0"])?)?;
-    cluster.kubectl(&["apply", "--filename", &rules.to_string_lossy()])?.success()?;
-    let within = ["--namespace", NAMESPACE];
-    let path = "--output=jsonpath={.items[?(@.spec.nodeName==\"node1\")].metadata.name}";
-    let agent = eventually_within(PATIENCE, "there is a pod of an agent on node1", || {
-        let named = [&["get", "pods", "--selector=app.kubernetes.io/name=weft-agent", path], &within[..]].concat();
-        let name = cluster.kubectl(&named)?.success()?;
-        Ok((!name.is_empty()).then_some(name))
-    })?;
-    let bound = ["--bound-object-kind=Pod", "--bound-object-name", &agent];
-    let token = cluster.kubectl(&[&["create", "token", "weft-agent"], &bound[..], &within].concat())?.success()?;
-    let header = folder.join("agent.header");
-    fs::write(&header, format!("Authorization: Bearer {}\n", token.trim()))?;
-
-    let server = cluster.kubectl(&["config", "view", "--output=jsonpath={.clusters[0].cluster.server}"])?.success()?;
-    let patch = |pod: &str, body: &str| -> Result<String> {
-        let mut curl = cluster.command("curl")?;
-        curl.args(["--silent", "--insecure", "--request", "PATCH", "--data", body]);
-        curl.args(["--header", &format!("@{}", header.display()), "--header"]);
-        curl.args([
-            "Content-Type: application/merge-patch+json",
-            "--output",
-            "/dev/null",
-            "--write-out",
-            "%{http_code}",
-        ]);
-        curl.arg(format!("{server}/api/v1/namespaces/default/pods/{pod}/status")).process_group(0);
-        Process::spawn(curl)?.finish_within(PATIENCE)?.success()
-    };
-    let own = r#"{"metadata": {"annotations": {"ambient.istio.io/redirection": "enabled"}}}"#;
-    let path = "--output=jsonpath={.items[?(@.spec.nodeName==\"node2\")].metadata.name}";
-    let elsewhere = cluster.kubectl(&["get", "pods", path])?.success()?;
-    // The API server takes a moment to know a new policy.
-    eventually_within(PATIENCE, "a pod of another node is out of reach", || {
-        Ok((patch(&elsewhere, own)? == "422").then_some(()))
-    })?;
-    ensure!(patch("client", own)? == "200", "its own annotation on a pod of its own node");
-    for body in [
-        r#"{"metadata": {"annotations": {"another": "one"}}}"#,
-        r#"{"metadata": {"labels": {"app": "server"}}}"#,
-        r#"{"metadata": {"finalizers": ["weft.dev/never"]}}"#,
-        r#"{"status": {"phase": "Failed"}}"#,
-    ] {
-        let code = patch("client", body)?;
-        ensure!(code == "422", "{body} was answered with {code}");
-    }
-    ensure!(patch("client", &own.replace("\"enabled\"", "null"))? == "200", "and takes it away again");
-    Ok(())
 }
 
 /// What Weft could leave on nodes.

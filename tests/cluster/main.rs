@@ -11,7 +11,12 @@ mod control_plane;
 mod controller;
 mod mesh;
 mod operator;
+mod outage;
+mod policy;
+mod rights;
 mod rotation;
+mod services;
+mod standing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,12 +71,19 @@ fn both_answer(cluster: &Cluster, curl: &str) -> Result<[String; 2]> {
 }
 
 #[test]
-fn pods_of_both_nodes_answer_by_the_services_name_over_both_families() -> Result<()> {
+fn a_cluster_serves_its_pods_bears_stops_and_losses_of_power_and_goes_without_a_trace() -> Result<()> {
     let cluster = shop()?;
+    pods_of_both_nodes_answer_by_the_services_name_over_both_families(&cluster)?;
+    a_service_that_is_stopped_stays_so_until_it_is_started(&cluster)?;
+    a_node_comes_back_with_its_pods_after_a_loss_of_power(&cluster)?;
+    a_removed_cluster_leaves_no_process_namespace_cgroup_mount_or_file(cluster)
+}
+
+fn pods_of_both_nodes_answer_by_the_services_name_over_both_families(cluster: &Cluster) -> Result<()> {
     let nodes = cluster.kubectl(&["get", "pods", "--output=jsonpath={.items[*].spec.nodeName}"])?.success()?;
     ensure!(nodes.contains("node1") && nodes.contains("node2"), "the pods are on {nodes}");
     for (family, mark) in [("-4", "10.244."), ("-6", "fd00:244:")] {
-        let answers = both_answer(&cluster, &format!("curl -sS --max-time 5 {family} http://server.default.svc:8080"))?;
+        let answers = both_answer(cluster, &format!("curl -sS --max-time 5 {family} http://server.default.svc:8080"))?;
         for answer in answers {
             // The server sees the pod itself: nothing on the way takes the client's address.
             ensure!(answer.split(" answers ").nth(1).is_some_and(|client| client.starts_with(mark)), "{answer}");
@@ -82,9 +94,17 @@ fn pods_of_both_nodes_answer_by_the_services_name_over_both_families() -> Result
     Ok(())
 }
 
-#[test]
-fn a_node_comes_back_with_its_pods_after_a_loss_of_power() -> Result<()> {
-    let cluster = shop()?;
+fn a_service_that_is_stopped_stays_so_until_it_is_started(cluster: &Cluster) -> Result<()> {
+    let control = cluster.control_plane();
+    control.stop_service("kube-apiserver")?;
+    ensure!(!cluster.kubectl(&["get", "nodes", "--request-timeout=2s"])?.status.success(), "who answers?");
+    control.start_service("kube-apiserver")?;
+    eventually_within(PATIENCE, "the API server answers again", || {
+        Ok(cluster.kubectl(&["get", "nodes", "--request-timeout=2s"])?.status.success().then_some(()))
+    })
+}
+
+fn a_node_comes_back_with_its_pods_after_a_loss_of_power(cluster: &Cluster) -> Result<()> {
     let node = &cluster.nodes()[1];
     let before = node.pid()?;
     node.reboot()?;
@@ -95,24 +115,10 @@ fn a_node_comes_back_with_its_pods_after_a_loss_of_power() -> Result<()> {
         Ok((!counts.is_empty() && counts.split_whitespace().all(|count| count != "0")).then_some(counts))
     });
     started?;
-    both_answer(&cluster, "curl -sS --max-time 5 http://server:8080 || true").map(drop)
+    both_answer(cluster, "curl -sS --max-time 5 http://server:8080 || true").map(drop)
 }
 
-#[test]
-fn a_service_that_is_stopped_stays_so_until_it_is_started() -> Result<()> {
-    let cluster = Cluster::start(&Kit::find()?, &ClusterOptions { nodes: 1, ..ClusterOptions::default() })?;
-    let control = cluster.control_plane();
-    control.stop_service("kube-apiserver")?;
-    ensure!(!cluster.kubectl(&["get", "nodes", "--request-timeout=2s"])?.status.success(), "who answers?");
-    control.start_service("kube-apiserver")?;
-    eventually_within(PATIENCE, "the API server answers again", || {
-        Ok(cluster.kubectl(&["get", "nodes", "--request-timeout=2s"])?.status.success().then_some(()))
-    })
-}
-
-#[test]
-fn a_removed_cluster_leaves_no_process_namespace_cgroup_mount_or_file() -> Result<()> {
-    let cluster = shop()?;
+fn a_removed_cluster_leaves_no_process_namespace_cgroup_mount_or_file(cluster: Cluster) -> Result<()> {
     let trace = cluster.folder().file_name().context("it has a name")?.to_string_lossy().into_owned();
     ensure!(!traces(&trace)?.is_empty(), "no trace of a living cluster is found, so none of a dead one would be");
     drop(cluster);

@@ -14,7 +14,7 @@ use weft_tests::{Process, eventually_within};
 use super::{PATIENCE, shop};
 
 /// What clients say, so that it can be looked for on the wire.
-const MARK: &str = "said-by-a-client";
+pub(super) const MARK: &str = "said-by-a-client";
 
 /// Takes the namespace of the shop into the mesh, or out of it.
 fn label(cluster: &Cluster, is_member: bool) -> Result<()> {
@@ -38,7 +38,7 @@ fn wait_until_captured(cluster: &Cluster, is_captured: bool) -> Result<()> {
 }
 
 /// A shop whose pods are all captured.
-fn shop_in_the_mesh() -> Result<Cluster> {
+pub(super) fn shop_in_the_mesh() -> Result<Cluster> {
     let cluster = shop()?;
     cluster.install_weft(&["crds.install=true"])?;
     label(&cluster, true)?;
@@ -48,33 +48,40 @@ fn shop_in_the_mesh() -> Result<Cluster> {
 
 /// A pod on the first node that makes requests, one connection each, one after the other without a pause, until it is stopped.
 /// What came of them is read on the node: it goes on without an API server.
-struct Load<'a> {
+pub(super) struct Load<'a> {
     cluster: &'a Cluster,
+    namespace: String,
     log: PathBuf,
 }
 
 /// What came of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Outcome {
-    good: usize,
+pub(super) struct Outcome {
+    pub good: usize,
     /// What was said of those that failed, and when.
-    failed: Vec<String>,
+    pub failed: Vec<String>,
 }
 
 impl<'a> Load<'a> {
     fn start(cluster: &'a Cluster) -> Result<Self> {
-        cluster.apply(&LOAD.replace("MARK", MARK))?;
-        let ready = ["wait", "--for=condition=Ready", "pod/load", "--timeout=50s"];
+        Self::start_in(cluster, "default", MARK)
+    }
+
+    /// The same on the `server` of another namespace, with something else to say.
+    pub(super) fn start_in(cluster: &'a Cluster, namespace: &str, mark: &str) -> Result<Self> {
+        cluster.apply(&LOAD.replace("NAMESPACE", namespace).replace("MARK", mark))?;
+        let within = format!("--namespace={namespace}");
+        let ready = ["wait", &within, "--for=condition=Ready", "pod/load", "--timeout=50s"];
         cluster.kubectl(&ready)?.success()?;
-        let uid = cluster.kubectl(&["get", "pod/load", "--output=jsonpath={.metadata.uid}"])?.success()?;
-        let log = cluster.nodes()[0].folder().join(format!("logs/default_load_{uid}/load/0.log"));
-        let load = Self { cluster, log };
+        let uid = cluster.kubectl(&["get", "pod/load", &within, "--output=jsonpath={.metadata.uid}"])?.success()?;
+        let log = cluster.nodes()[0].folder().join(format!("logs/{namespace}_load_{uid}/load/0.log"));
+        let load = Self { cluster, namespace: namespace.to_owned(), log };
         load.go_on(1)?;
         Ok(load)
     }
 
     /// How it went until now.
-    fn outcome(&self) -> Result<Outcome> {
+    pub(super) fn outcome(&self) -> Result<Outcome> {
         let text = fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
         let mut outcome = Outcome::default();
         // Each line begins with the time, the stream, and whether it is whole.
@@ -89,16 +96,16 @@ impl<'a> Load<'a> {
     }
 
     /// Waits until so many more have gone well.
-    fn go_on(&self, requests: usize) -> Result<()> {
+    pub(super) fn go_on(&self, requests: usize) -> Result<()> {
         let before = self.outcome()?.good;
         eventually_within(PATIENCE, &format!("{requests} more requests are answered"), || {
             Ok((self.outcome()?.good >= before + requests).then_some(()))
         })
     }
 
-    fn stop(self) -> Result<Outcome> {
+    pub(super) fn stop(self) -> Result<Outcome> {
         let outcome = self.outcome()?;
-        self.cluster.kubectl(&["delete", "pod/load", "--now", "--wait"])?.success()?;
+        self.cluster.kubectl(&["delete", "pod/load", "--namespace", &self.namespace, "--now", "--wait"])?.success()?;
         Ok(outcome)
     }
 }
@@ -106,7 +113,7 @@ impl<'a> Load<'a> {
 const LOAD: &str = r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: load}
+metadata: {name: load, namespace: NAMESPACE}
 spec:
   nodeName: node1
   terminationGracePeriodSeconds: 1
@@ -117,7 +124,7 @@ spec:
 "#;
 
 /// Checks that nothing of what clients say has passed between the nodes in clear, and that something has passed at all.
-fn is_never_in_clear(recording: &Recording) -> Result<()> {
+pub(super) fn is_never_in_clear(recording: &Recording) -> Result<()> {
     ensure!(recording.lost == 0, "{} packets were not recorded, so nothing can be said about them", recording.lost);
     let in_clear = recording.streams.iter().find(|stream| stream.contains(MARK.as_bytes()));
     ensure!(in_clear.is_none(), "in clear: {:?}", in_clear.map(|stream| (stream.from, stream.to)));

@@ -57,7 +57,7 @@ subjects: [{kind: ServiceAccount, name: looker, namespace: default}]
 "#;
 
 /// Runs `weft` where the API server can be reached, with the administrator's kubeconfig unless the arguments have another.
-fn weft(cluster: &Cluster, arguments: &[&str]) -> Result<Finished> {
+pub(super) fn weft(cluster: &Cluster, arguments: &[&str]) -> Result<Finished> {
     let mut command = cluster.command(&weft_binary()?.to_string_lossy())?;
     command.args(arguments).env_remove("WEFT_KUBECONFIG").env_remove("WEFT_POD_NAMESPACE").process_group(0);
     Process::spawn(command)?.finish_within(PATIENCE * 2)

@@ -15,6 +15,9 @@ const CLIENT: [&str; 26] = [
     "rm", "sed", "seq", "sleep", "sort", "ss", "tail", "timeout", "tr", "uname", "wc",
 ];
 
+/// gRPC's `HealthCheckResponse` that says `SERVING`, as it is on the wire: not compressed, two bytes, field 1 is 1.
+const SERVING: [u8; 7] = [0, 0, 0, 0, 2, 0x08, 1];
+
 /// Where an image comes from.
 struct Image {
     name: &'static str,
@@ -43,13 +46,15 @@ const IMAGES: [Image; 4] = [
             host_files::add_programs(layer, &CLIENT)
         },
     },
-    // Answers HTTP on port 8080 of both families with its own name and the client's address.
+    // Answers HTTP on the ports 8080 and 8081 of both families with its own name and the client's address, and gRPC's health
+    // checks on port 9000.
     Image {
         name: "server",
         entrypoint: &["/bin/nginx", "-e", "stderr", "-c", "/etc/nginx.conf"],
         fill: |_, layer| {
             host_files::add_base(layer)?;
             host_files::add_programs(layer, &["nginx", "bash", "sleep"])?;
+            layer.file("/etc/serving", &SERVING, 0o644)?;
             layer.file("/etc/nginx.conf", &fs::read(kit::sources().join("server/nginx.conf"))?, 0o644)
         },
     },
