@@ -26,7 +26,7 @@ pub(crate) use namespace::{DATAPLANE_MODE, DataplaneMode, Namespace, ServiceAcco
 pub(crate) use node::{Node, is_known};
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthenticationManifest};
 pub(crate) use pod::view::{NETNS, PodView, REDIRECTION};
-pub(crate) use pod::{Pod, PodPhase, PodTemplate, TemplateKey};
+pub(crate) use pod::{Pod, PodPhase, PodTemplate, STATIC_POD, TemplateKey};
 pub(crate) use service::{Service, ServiceKind, TargetPort};
 
 /// The kinds of objects that Weft reads.

@@ -109,6 +109,12 @@ impl Analysis<'_> {
                     "has no effect: the pod has a sidecar, and is never enrolled while it has",
                     "recreate the pod without the sidecar",
                 );
+            } else if own && template.is_static() {
+                notes.warning(
+                    label,
+                    "has no effect: a static pod has no service account, and is never enrolled",
+                    "remove the label, or run the pod from a Deployment or DaemonSet",
+                );
             } else if own && translator.is_excluded(&pod.namespace) {
                 notes.warning(
                     label,

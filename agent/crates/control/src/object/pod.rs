@@ -6,7 +6,7 @@ pub(crate) mod view;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub(crate) use template::{PodTemplate, TemplateKey};
+pub(crate) use template::{PodTemplate, STATIC_POD, TemplateKey};
 use view::PodView;
 
 use super::metadata::{address, excerpt, identify, is_dns_subdomain};

@@ -115,11 +115,13 @@ impl Situation<'_> {
         };
         stay(&|pod| pod.template.is_host_network, "being on the host's network");
         stay(&|pod| pod.template.has_sidecar && !pod.template.is_host_network, "having a sidecar");
+        stay(&|pod| pod.template.is_static() && !pod.template.is_host_network, "being static");
         stay(
             &|pod| {
                 let template = &pod.template;
                 !template.is_host_network
                     && !template.has_sidecar
+                    && !template.is_static()
                     && !Membership::of_template(template).is_member(Membership::Member)
             },
             "by their own label",

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use weft_model::{Identity, Workload};
 
 use super::authenticate::Caller;
+use crate::object::STATIC_POD;
 
 /// Says who may have a certificate of whom.
 pub trait Grants: Send + Sync {
@@ -25,10 +26,12 @@ pub(crate) struct Residents {
 
 impl Residents {
     /// Where a workload's identity lives. Nobody vouches for what is no pod: an address that somebody wrote into an
-    /// EndpointSlice has no identity. Pods on the host's network are never enrolled, and need none.
+    /// EndpointSlice has no identity. Pods on the host's network are never enrolled, and need none. Mirrors of static pods are
+    /// written by the kubelet, in whatever namespace it likes: a node could give itself any `default` account by them.
     pub fn resident(workload: &Workload) -> Option<(Arc<str>, Identity)> {
         let is_pod = workload.uid.split('/').nth(2) == Some("Pod");
-        let is_resident = is_pod && !workload.is_host_network && !workload.node.is_empty();
+        let is_admitted = is_pod && *workload.workload_type != *STATIC_POD;
+        let is_resident = is_admitted && !workload.is_host_network && !workload.node.is_empty();
         is_resident.then(|| (Arc::clone(&workload.node), workload.identity.clone()))
     }
 
@@ -80,6 +83,7 @@ mod tests {
         workload.identity = Identity::new("cluster.local", "a", name).expect("valid parts");
         workload.node = node.into();
         workload.is_host_network = false;
+        workload.workload_type = "pod".into();
         workload
     }
 
@@ -111,7 +115,8 @@ mod tests {
     fn what_is_no_enrollable_pod_vouches_for_nobody() {
         let host = Workload { is_host_network: true, ..pod("a", "n1") };
         let endpoint = Workload { uid: "c//EndpointSlice/a/10.0.0.1".into(), ..pod("a", "n1") };
-        for workload in [host, endpoint, pod("a", "")] {
+        let mirror = Workload { workload_type: "static-pod".into(), ..pod("a", "n1") };
+        for workload in [host, endpoint, mirror, pod("a", "")] {
             assert_eq!(Residents::resident(&workload), None, "{}", workload.uid);
         }
     }

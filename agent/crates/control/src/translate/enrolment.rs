@@ -9,7 +9,7 @@ use weft_model::{Identity, Workload};
 use super::Translator;
 use super::membership::Membership;
 use super::pods::PodState;
-use crate::object::{DataplaneMode, Kind, NETNS, ObjectId, PodPhase};
+use crate::object::{DataplaneMode, Kind, NETNS, ObjectId, PodPhase, STATIC_POD};
 use crate::problem::{Note, Notes};
 
 /// A pod of this node, with addresses and a network namespace of its own.
@@ -36,6 +36,15 @@ pub struct LocalPod {
     /// What this node itself knows of it: who the client is where the mesh's own word of it has not come. The services
     /// and policies in it are those of this source alone.
     pub workload: Arc<Workload>,
+}
+
+impl LocalPod {
+    /// Whether the object is the mirror of a pod that the kubelet has from a file. Runtimes know that pod by another uid. It is
+    /// never in the mesh.
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        *self.workload.workload_type == *STATIC_POD
+    }
 }
 
 impl Translator {

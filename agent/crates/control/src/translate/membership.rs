@@ -26,8 +26,8 @@ pub struct MembershipError {
 }
 
 impl Membership {
-    /// What a Pod says, from the object in JSON. One on the host's network (it would capture the node) and one that has
-    /// a sidecar are outside; else its own label counts.
+    /// What a Pod says, from the object in JSON. One on the host's network (it would capture the node), one that has a
+    /// sidecar, and the mirror of a static pod (which has no identity) are outside; else its own label counts.
     ///
     /// # Errors
     /// It is no Pod.
@@ -39,7 +39,7 @@ impl Membership {
         }
         let view: PodView<'_> = serde_json::from_str(json).map_err(failed)?;
         let key = TemplateKey::read(&view);
-        Ok(Self::of(key.is_host_network(), key.has_sidecar(), key.mode()))
+        Ok(Self::of(key.is_host_network() || key.has_sidecar() || key.is_static(), key.mode()))
     }
 
     /// What a Namespace says, from the object in JSON, by its label. Its metadata alone will do.
@@ -54,11 +54,11 @@ impl Membership {
     }
 
     pub(crate) fn of_template(template: &PodTemplate) -> Self {
-        Self::of(template.is_host_network, template.has_sidecar, template.mode)
+        Self::of(template.is_host_network || template.has_sidecar || template.is_static(), template.mode)
     }
 
-    fn of(is_host_network: bool, has_sidecar: bool, mode: Option<DataplaneMode>) -> Self {
-        if is_host_network || has_sidecar { Self::Outside } else { Self::said(mode) }
+    fn of(can_never_be: bool, mode: Option<DataplaneMode>) -> Self {
+        if can_never_be { Self::Outside } else { Self::said(mode) }
     }
 
     pub(super) fn said(mode: Option<DataplaneMode>) -> Self {
@@ -99,6 +99,8 @@ mod tests {
             (json!({"metadata": {"labels": {"istio.io/dataplane-mode": "Ambient"}}}), Unsaid),
             (json!({"metadata": {"annotations": {"istio.io/dataplane-mode": "ambient"}}}), Unsaid),
             (json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}}}), Outside),
+            (json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "0c5f"}}}), Outside),
+            (json!({"metadata": {"ownerReferences": [{"kind": "Node", "name": "n1", "controller": true}]}}), Outside),
             (json!({"spec": {"containers": [{"name": "istio-proxy"}]}}), Outside),
             (json!({"spec": {"initContainers": [{"name": "istio-proxy", "restartPolicy": "Always"}]}}), Outside),
             (

@@ -12,7 +12,7 @@ use super::endpoints::EndpointId;
 use super::namespaces::NamespaceId;
 use super::pods::{PodId, PodState};
 use super::services::ServiceId;
-use crate::object::{Pod, PodPhase, ServiceKind, TargetPort, is_known};
+use crate::object::{Pod, PodPhase, STATIC_POD, ServiceKind, TargetPort, is_known};
 
 impl Translator {
     /// A pod's name in the model.
@@ -92,7 +92,11 @@ impl Translator {
             protocol: if self.is_announced(state) { TunnelProtocol::Hbone } else { TunnelProtocol::None },
             is_host_network: template.is_host_network,
             workload_name: Arc::clone(workload_name),
-            workload_type: Arc::clone(&template.workload_type),
+            workload_type: match template.names_account || !self.options.on_kubernetes {
+                true => Arc::clone(&template.workload_type),
+                // No API server admits a pod without an account but as a mirror, and nobody has the identity of none.
+                false => STATIC_POD.into(),
+            },
             canonical_service: label(&canonical).unwrap_or_else(|| Arc::clone(workload_name)),
             canonical_revision: label(&revision).unwrap_or_else(|| Arc::clone(&self.latest)),
             app: label(&["app"]).unwrap_or_default(),

@@ -17,7 +17,9 @@ pub(crate) struct PodTemplate {
     /// Of [`Self::labels`].
     pub signature: u64,
     pub service_account: Arc<str>,
-    /// `deployment`, `daemonset`, …; `pod` without an owner.
+    /// It names one. Every pod that an API server has admitted does, but for mirrors of static pods.
+    pub names_account: bool,
+    /// `deployment`, `daemonset`, …; `pod` without an owner; [`STATIC_POD`].
     pub workload_type: Arc<str>,
     /// The owner's name; `None` is the pod's own.
     pub workload_name: Option<Arc<str>>,
@@ -31,12 +33,17 @@ pub(crate) struct PodTemplate {
     pub locality: Locality,
 }
 
+/// The type of a pod that a kubelet has from a file of its node. The API server has a mirror of it, which the kubelet wrote: what
+/// it says is the node's word alone. No kind of owner is called so.
+pub(crate) const STATIC_POD: &str = "static-pod";
+
 /// A template as it stands in a manifest, to look for one that is there already.
 #[derive(Debug)]
 pub(crate) struct TemplateKey<'a> {
     /// Sorted, each key once.
     labels: Vec<(&'a str, &'a str)>,
     service_account: &'a str,
+    names_account: bool,
     workload_type: &'a str,
     workload_name: Option<&'a str>,
     ports: Vec<(&'a str, u16)>,
@@ -63,9 +70,11 @@ impl<'a> TemplateKey<'a> {
         let has_sidecar = pod.metadata.annotations.has_sidecar_status
             || labels.iter().any(|(key, _)| *key == SIDECAR_STATUS)
             || containers.any(|container| container.name.as_deref() == Some("istio-proxy"));
+        let account = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
         Self {
             labels,
-            service_account: spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default"),
+            service_account: account.unwrap_or("default"),
+            names_account: account.is_some(),
             workload_type,
             workload_name,
             ports,
@@ -84,6 +93,10 @@ impl<'a> TemplateKey<'a> {
 
     pub fn has_sidecar(&self) -> bool {
         self.has_sidecar
+    }
+
+    pub fn is_static(&self) -> bool {
+        self.workload_type == STATIC_POD
     }
 
     /// What its own label says.
@@ -105,6 +118,7 @@ impl<'a> TemplateKey<'a> {
         self.labels.len() == template.labels.len()
             && self.labels.iter().zip(template.labels.iter()).all(|(a, b)| a.0 == &*b.0 && a.1 == &*b.1)
             && self.service_account == &*template.service_account
+            && self.names_account == template.names_account
             && self.workload_type.eq_ignore_ascii_case(&template.workload_type)
             && self.workload_name == template.workload_name.as_deref()
             && self.ports.len() == template.ports.len()
@@ -121,6 +135,7 @@ impl PodTemplate {
         Self {
             signature: labels.signature(),
             service_account: interner.text(key.service_account),
+            names_account: key.names_account,
             workload_type: interner.text(&key.workload_type.to_ascii_lowercase()),
             workload_name: key.workload_name.map(|name| interner.text(name)),
             ports: key.ports.iter().map(|(name, port)| (interner.text(name), *port)).collect(),
@@ -136,12 +151,17 @@ impl PodTemplate {
         TemplateKey {
             labels: self.labels.iter().map(|(k, v)| (&**k, &**v)).collect(),
             service_account: &self.service_account,
+            names_account: self.names_account,
             workload_type: &self.workload_type,
             workload_name: self.workload_name.as_deref(),
             ports: self.ports.iter().map(|(name, port)| (&**name, *port)).collect(),
             is_host_network: self.is_host_network,
             has_sidecar: self.has_sidecar,
         }
+    }
+
+    pub fn is_static(&self) -> bool {
+        &*self.workload_type == STATIC_POD
     }
 
     /// The number of the first port of this name.
@@ -155,14 +175,19 @@ impl PodTemplate {
     }
 }
 
-/// Type and name of the workload that a pod belongs to, by Istio's rules: the name is `None` for a pod on its own.
+/// Type and name of the workload that a pod belongs to, by Istio's rules: the name is `None` for a pod on its own. A mirror pod is
+/// known by its annotation, and by its node as an owner.
 fn owner<'a>(pod: &'a PodView<'_>) -> (&'a str, Option<&'a str>) {
     let label = |key: &str| pod.metadata.labels.0.iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value);
     // A ReplicaSet that a Deployment made is called <deployment>-<hash>.
     let parent = |name: &'a str, hash: Option<&str>| {
         name.strip_suffix(hash.filter(|hash| !hash.is_empty())?)?.strip_suffix('-').filter(|name| !name.is_empty())
     };
-    let Some(owner) = pod.metadata.owner_references.iter().find(|owner| owner.controller) else {
+    let owners = &pod.metadata.owner_references;
+    if pod.metadata.annotations.is_mirror || owners.iter().any(|owner| &*owner.kind == "Node") {
+        return (STATIC_POD, None);
+    }
+    let Some(owner) = owners.iter().find(|owner| owner.controller) else {
         return ("pod", None);
     };
     let name = &*owner.name;
@@ -193,8 +218,7 @@ fn owner<'a>(pod: &'a PodView<'_>) -> (&'a str, Option<&'a str>) {
         },
         "StatefulSet" => ("statefulset", Some(name)),
         "DaemonSet" => ("daemonset", Some(name)),
-        // The API server is no owner: the kubelet's mirror pods name their node.
-        "Node" | "" => ("pod", None),
+        "" => ("pod", None),
         other => (other, Some(name)),
     }
 }

@@ -83,12 +83,16 @@ pub(crate) struct AnnotationsView<'a> {
     pub has_sidecar_status: bool,
     /// `ambient.istio.io/redirection` is `enabled`.
     pub is_redirected: bool,
+    /// `kubernetes.io/config.mirror` is there.
+    pub is_mirror: bool,
 }
 
 /// The annotation that names a pod's network namespace.
 pub(crate) const NETNS: &str = "weft.dev/netns";
 /// The annotation by which a pod's agent says that it captures the pod, and its value then.
 pub(crate) const REDIRECTION: (&str, &str) = ("ambient.istio.io/redirection", "enabled");
+/// The annotation by which a kubelet says that it has the pod from a file, and that the object is no more than its mirror.
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The annotation, or label, that a sidecar injector leaves.
 pub(crate) const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
@@ -114,6 +118,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for AnnotationsView<'a> {
                         SIDECAR_STATUS => {
                             map.next_value::<IgnoredAny>()?;
                             annotations.has_sidecar_status = true;
+                        }
+                        MIRROR => {
+                            map.next_value::<IgnoredAny>()?;
+                            annotations.is_mirror = true;
                         }
                         _ => {
                             map.next_value::<IgnoredAny>()?;

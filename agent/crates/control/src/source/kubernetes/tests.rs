@@ -25,7 +25,7 @@ fn pod(name: &str, address: &str) -> DynamicObject {
     object(json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": "shop", "uid": format!("uid-{name}") },
-        "spec": { "nodeName": "n1", "containers": [{ "name": "c", "fieldOfTheFuture": 1 }] },
+        "spec": { "nodeName": "n1", "serviceAccountName": "default", "containers": [{ "name": "c", "fieldOfTheFuture": 1 }] },
         "status": {
             "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }],
             "conditions": [{ "type": "Ready", "status": "True" }],
@@ -153,6 +153,28 @@ async fn a_node_may_have_the_certificate_of_a_pod_before_anybody_can_reach_it() 
     contents.note(Kind::Pod, News::Put(sent(scheduled)));
     world.apply(contents.flush().0).await;
     assert!(world.may_have(&caller, &identity).is_err() && !is_told());
+}
+
+#[tokio::test]
+async fn a_node_gives_itself_no_identity_by_the_mirror_of_a_static_pod() {
+    let mut mirror = pod("mirror", "10.0.0.1");
+    mirror.metadata.annotations = Some([("kubernetes.io/config.mirror".to_owned(), "0c5f".to_owned())].into());
+    let mut owned = pod("owned", "10.0.0.2");
+    let node = json!([{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u", "controller": true }]);
+    owned.metadata.owner_references = serde_json::from_value(node).expect("the owner is well-formed");
+    let mut without = pod("without", "10.0.0.3");
+    without.data["spec"]["serviceAccountName"] = json!("");
+    for pod in [mirror, owned, without] {
+        let options = TranslationOptions { on_kubernetes: true, ..TranslationOptions::default() };
+        let mut contents = Contents::new(options, Kind::ALL);
+        complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, pod.clone())]);
+        let world = World::new("");
+        world.apply(contents.flush().0).await;
+        assert!(world.read().addresses.present().next().is_some(), "the pod is there to be talked to");
+        let caller = Caller { namespace: "s".into(), service_account: "a".into(), pod: "p".into(), node: "n1".into() };
+        let identity = Identity::new("cluster.local", "shop", "default").expect("valid parts");
+        assert!(world.may_have(&caller, &identity).is_err(), "{:?}", pod.metadata.name);
+    }
 }
 
 #[test]

@@ -46,7 +46,8 @@ fn the_owner_names_the_workload() {
         (owned("Job", "nightly-28912345"), ("nightly", "cronjob")),
         (owned("Job", "import-12"), ("import-12", "job")),
         (owned("Workflow", "w"), ("w", "workflow")),
-        (owned("Node", "n1"), ("a", "pod")),
+        (owned("Node", "n1"), ("a", "static-pod")),
+        (owned("ReplicaSet", "web-5d9c") + ", annotations: {kubernetes.io/config.mirror: '0c5f'}", ("a", "static-pod")),
         (", ownerReferences: [{kind: StatefulSet, name: db}]".to_owned(), ("a", "pod")),
         (String::new(), ("a", "pod")),
     ];
