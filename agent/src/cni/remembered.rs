@@ -1,10 +1,12 @@
 //! What was last known of the namespaces, on disk, for when neither the agent nor the API server answers.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +14,14 @@ use serde::{Deserialize, Serialize};
 const MAX_NAMESPACES: usize = 10_000;
 /// A larger file is none of ours.
 const MAX_SIZE: u64 = 2 << 20;
+/// How long another writer is waited for: it writes one small file. No pod waits longer for one that hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether it has done so.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The namespaces of which something is known. It is a file beside the agent's admin socket, written by whoever learns
-/// something: the plug-in, or an agent that watches the cluster. A write that another one overtakes is lost, and costs a
-/// later question.
+/// something: the plug-in, a process for each pod, or an agent that watches the cluster. Readers see it whole; writers take
+/// turns, by a lock on another file, so that none loses what another one has learned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     namespaces: BTreeMap<String, Namespace>,
@@ -67,6 +73,7 @@ impl Remembered {
     /// # Errors
     /// What the kernel says.
     pub fn learn<'a>(path: &Path, namespaces: impl IntoIterator<Item = (&'a str, bool, bool)>) -> io::Result<()> {
+        let _turn = take_turn(path, PATIENCE)?;
         let known = Self::read(path);
         let mut learnt = Self::default();
         for (namespace, is_ambient, has_members) in namespaces {
@@ -76,6 +83,24 @@ impl Remembered {
             }
         }
         if learnt == known { Ok(()) } else { learnt.write(path) }
+    }
+
+    /// Notes something more, and writes it if it is news.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn add(path: &Path, note: impl Fn(&mut Self) -> bool) -> io::Result<()> {
+        Self::add_within(PATIENCE, path, note)
+    }
+
+    fn add_within(patience: Duration, path: &Path, note: impl Fn(&mut Self) -> bool) -> io::Result<()> {
+        // What is no news, as for most pods, needs no turn.
+        if !note(&mut Self::read(path)) {
+            return Ok(());
+        }
+        let _turn = take_turn(path, patience)?;
+        let mut known = Self::read(path);
+        if note(&mut known) { known.write(path) } else { Ok(()) }
     }
 
     fn change(&mut self, namespace: &str, change: impl FnOnce(&mut Namespace)) -> bool {
@@ -89,10 +114,7 @@ impl Remembered {
     }
 
     /// Writes the file, whole or not at all.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
+    pub(in crate::cni) fn write(&self, path: &Path) -> io::Result<()> {
         // Uninstalling removes what is left under such names.
         let staging = path.with_file_name(format!(".weft-cni-namespaces.{}.tmp", std::process::id()));
         let write = || {
@@ -104,6 +126,21 @@ impl Remembered {
             // The first error is the one to report.
             let _ = fs::remove_file(&staging);
         })
+    }
+}
+
+/// Waits until nobody else writes. The turn ends when what is returned is dropped, and when its process ends.
+fn take_turn(path: &Path, patience: Duration) -> io::Result<File> {
+    let lock = path.with_file_name(".weft-cni-namespaces.lock");
+    let lock = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
+    let began = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if began.elapsed() > patience => return Err(io::ErrorKind::TimedOut.into()),
+            Err(TryLockError::WouldBlock) => sleep(PAUSE),
+        }
     }
 }
 
@@ -126,6 +163,37 @@ mod tests {
         let known = Remembered::read(&path);
         assert_eq!((known.is_member("shop"), known.is_member("bank")), (Some(true), Some(false)));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn those_who_write_at_once_lose_nothing_of_each_other() {
+        let folder = TempDir::new().unwrap();
+        let path = Remembered::path(folder.path());
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for number in 0..20 {
+                        let namespace = format!("n{writer}-{number}");
+                        Remembered::add_within(Duration::MAX, path, |known| known.note_member(&namespace)).unwrap();
+                    }
+                });
+            }
+        });
+        let known = Remembered::read(&path);
+        let missing = (0..160).filter(|i| known.is_member(&format!("n{}-{}", i / 20, i % 20)) != Some(true)).count();
+        assert_eq!(missing, 0, "of 160 that were noted");
+    }
+
+    #[test]
+    fn a_writer_that_hangs_is_given_up_on() {
+        let folder = TempDir::new().unwrap();
+        let path = Remembered::path(folder.path());
+        let turn = take_turn(&path, PATIENCE).unwrap();
+        assert_eq!(take_turn(&path, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(turn);
+        Remembered::add(&path, |known| known.note_member("shop")).unwrap();
+        assert_eq!(Remembered::read(&path).is_member("shop"), Some(true));
     }
 
     #[test]

@@ -104,12 +104,9 @@ impl<'a> Registry<'a> {
         said
     }
 
-    fn remember(&self, note: impl FnOnce(&mut Remembered) -> bool) {
-        let mut known = Remembered::read(&self.remembered);
-        if note(&mut known) {
-            // It is a convenience for later: a node with a full disk must still start pods.
-            let _ = known.write(&self.remembered);
-        }
+    fn remember(&self, note: impl Fn(&mut Remembered) -> bool) {
+        // It is a convenience for later: a node with a full disk must still start pods.
+        let _ = Remembered::add(&self.remembered, note);
     }
 }
 
