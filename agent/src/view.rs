@@ -102,7 +102,7 @@ impl AgentView for View {
                 Ok(status) => capture(&status),
                 Err(error) => CaptureStatus { is_active: false, detail: error.to_string() },
             },
-            relaxations: Vec::new(),
+            relaxations: options.relaxations(),
         }
     }
 

@@ -30,6 +30,9 @@ pub(super) const CLUSTER_LOCAL: &str = "cluster.local";
 /// The namespace whose policies hold for a whole mesh that was not told another.
 pub(super) const ROOT_NAMESPACE: &str = "istio-system";
 
+/// The longest that certificates are valid where nothing else was chosen.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The most threads that carry connections; more than any machine gains from.
 const MAX_WORKERS: usize = 512;
 
@@ -285,6 +288,30 @@ pub struct AgentOptions {
 }
 
 impl AgentOptions {
+    /// Choices by which something is less strict than by default, in words. That clients may speak in clear where no policy says
+    /// otherwise is the default, and none of them.
+    pub fn relaxations(&self) -> Vec<String> {
+        let is_node = matches!(self.source, NodeSource::Kubernetes { .. });
+        let mut relaxations = Vec::new();
+        if !self.trust_domain_aliases.is_empty() {
+            let names = self.trust_domain_aliases.join(", ");
+            relaxations.push(format!("certificates of the trust domains {names} count as the mesh's own"));
+        }
+        // On a cluster they are the ConfigMap of the controllers, who say what is trusted anyway.
+        if let Some(roots) = self.extra_roots.as_ref().filter(|_| !is_node) {
+            relaxations.push(format!("the roots in {} are trusted as well", roots.display()));
+        }
+        // The kubelet's is found by itself there.
+        if let Some(cgroup) = &self.probe_cgroup {
+            relaxations.push(format!("processes of the cgroup {} reach pods past policies", cgroup.display()));
+        }
+        if self.certificate_lifetime > CERTIFICATE_LIFETIME {
+            let lifetime = humantime::format_duration(self.certificate_lifetime);
+            relaxations.push(format!("certificates are valid for {lifetime}, and so is one that was stolen"));
+        }
+        relaxations
+    }
+
     /// Where the servers listen.
     pub fn admin_options(&self) -> AdminOptions {
         AdminOptions {

@@ -22,6 +22,25 @@ fn parse(arguments: &[&str]) -> Result<AgentOptions, String> {
 }
 
 #[test]
+fn what_an_operator_has_relaxed_is_said_and_nothing_else() {
+    let said = |arguments: &[&str]| options(arguments).expect("good flags").relaxations();
+    assert_eq!(said(&["--older-connections", "end", "--certificate-lifetime", "1h"]), [""; 0]);
+    let cases: [(&[&str], &str); 4] = [
+        (&["--trust-domain-aliases", "old.example,older.example"], "old.example, older.example"),
+        (&["--extra-roots", "/proc/version"], "/proc/version"),
+        (&["--probe-cgroup", "/sys/fs/cgroup/kubelet"], "/sys/fs/cgroup/kubelet"),
+        (&["--certificate-lifetime", "30days"], "30days"),
+    ];
+    for (arguments, expected) in cases {
+        let said = said(arguments);
+        assert!(said.len() == 1 && said[0].contains(expected), "{arguments:?}: {said:?}");
+    }
+    let of_a_cluster = ["--kubernetes", "--discovery", "https://a:1", "--ca", "https://a:1", "--root", "/r"];
+    let roots = [&["--node", "n1", "--extra-roots", "/proc/version"], &of_a_cluster[..]].concat();
+    assert_eq!(parse(&roots).expect("good flags").relaxations(), [""; 0], "the controllers' own bundle");
+}
+
+#[test]
 fn the_defaults_are_the_documented_ones() {
     let options = options(&[]).unwrap();
     assert_eq!(
