@@ -46,10 +46,11 @@ pub(super) fn in_the_mesh(namespace: &str, manifests: &str, test: impl FnOnce(&P
     ready.and_then(|()| test(&place)).with_context(|| place.describe())?;
     let tested = began.elapsed();
     load.go_on(10)?;
-    let outcome = load.stop()?;
+    let outcome = load.outcome()?;
     ensure!(outcome.failed.is_empty(), "in the shop meanwhile: {outcome:#?}");
     is_never_in_clear(&tap.stop()?)?;
-    // The next test need not wait for it to be gone.
+    // The next test need not wait for anything to be gone.
+    cluster.kubectl(&["delete", "pod/load", "--grace-period=0", "--force", "--wait=false"])?.success()?;
     cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"])?.success()?;
     let seconds = |time: Duration| time.as_secs_f32();
     println!(
