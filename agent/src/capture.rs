@@ -38,6 +38,7 @@ use crate::in_pod::InPodListeners;
 use crate::netns::{self, Netns, NetnsCookie};
 
 pub use self::attach::ForeignProgram;
+pub use self::bpffs::has_pods;
 pub use self::congestion::CongestionControl;
 pub use self::features::missing_features;
 pub use self::kernel::KernelError;

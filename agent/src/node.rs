@@ -7,6 +7,7 @@
 //! in clear.
 
 mod announce;
+mod another;
 mod kept;
 mod kubelet;
 mod processes;
@@ -53,9 +54,24 @@ pub struct NodePods {
     enrolment: Arc<EnrolmentStatus>,
     announcer: Announcer,
     excluded: Vec<String>,
+    /// Namespaces in which another ambient agent's pod is believed to be one.
+    administered: Vec<String>,
+    /// An earlier agent has left pods captured: the node is Weft's.
+    has_captured: bool,
     /// Where it is written down, for the CNI plug-in, which namespaces are of the mesh.
     remembered: Option<PathBuf>,
     kept: KeptSandboxes,
+}
+
+/// Which pods of this node are whose.
+#[derive(Debug, Clone)]
+pub struct Territory {
+    /// Namespaces whose pods are never captured.
+    pub excluded_namespaces: Vec<String>,
+    /// The namespace whose policies hold for the whole mesh: Istio's agents are there, if there are any.
+    pub root_namespace: String,
+    /// An earlier agent has left pods captured.
+    pub has_captured: bool,
 }
 
 /// Where what is known of this node's pods is kept.
@@ -82,6 +98,8 @@ struct State {
     known: Known,
     /// No pod of this node is to be in the mesh any more, whatever the API server says.
     is_leaving: bool,
+    /// The pods of this node are another agent's.
+    stands_aside: bool,
 }
 
 /// What the CNI plug-in is told of namespaces: the name, whether its label takes pods into the mesh, and whether pods of the
@@ -107,7 +125,7 @@ impl NodePods {
         client: Client,
         updates: mpsc::Receiver<Update>,
         enrolment: Arc<EnrolmentStatus>,
-        excluded_namespaces: Vec<String>,
+        territory: Territory,
         places: Places,
         tasks: &Tasks,
     ) -> (Arc<Self>, mpsc::Receiver<Update>) {
@@ -117,13 +135,16 @@ impl NodePods {
             Vec::new()
         });
         let sandboxes = sandboxes.into_iter().map(|sandbox| (sandbox.container.clone(), sandbox)).collect();
+        let Territory { excluded_namespaces, root_namespace, has_captured } = territory;
         let pods = Arc::new(Self {
             state: Mutex::new(State { sandboxes, ..State::default() }),
             sandboxes_changed: Notify::new(),
             heard: watch::Sender::new(0),
             enrolment,
             announcer: Announcer::new(client),
+            administered: [excluded_namespaces.clone(), vec![root_namespace]].concat(),
             excluded: excluded_namespaces,
+            has_captured,
             remembered: places.remembered,
             kept,
         });
@@ -140,7 +161,7 @@ impl NodePods {
         let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
         let left = async {
             loop {
-                let is_announced = self.state().pods().iter().any(|pod| pod.is_announced);
+                let is_announced = !self.state().stands_aside && self.state().pods().iter().any(|pod| pod.is_announced);
                 let is_enrolled = self.enrolment.pods().iter().flat_map(|pods| &**pods).any(is_enrolled);
                 if !is_announced && !is_enrolled {
                     return;
@@ -199,9 +220,14 @@ impl NodePods {
     }
 
     /// Notes what the API server says.
-    async fn take(&self, update: Update) {
+    async fn take(&self, mut update: Update) {
+        let other = another::agent(&update.local_pods, &self.administered).cloned();
+        let is_ours = self.has_captured || self.enrolment.pods().iter().flat_map(|pods| &**pods).any(is_enrolled);
+        let stands_aside = other.is_some() && !is_ours;
+        update.problems.extend(other.map(|pod| another::problem(&pod, stands_aside)));
         let namespaces = {
             let mut state = self.state();
+            state.stands_aside = stands_aside;
             let State { ended, members, .. } = &mut *state;
             ended.retain(|uid| {
                 update.local_pods.iter().any(|pod| *pod.instance == **uid) || members.contains_key(uid.as_str())
@@ -305,8 +331,12 @@ impl NodePods {
         let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
         loop {
             let due = {
-                let pods = self.state().pods();
-                due(&pods, self.enrolment.pods().as_deref().unwrap_or_default())
+                let state = self.state();
+                match state.stands_aside {
+                    // What is announced is so by others.
+                    true => Vec::new(),
+                    false => due(&state.pods(), self.enrolment.pods().as_deref().unwrap_or_default()),
+                }
             };
             let all_went_well = tokio::select! {
                 biased;
@@ -326,11 +356,12 @@ impl NodePods {
     async fn captured(&self, sandbox: &Sandbox, last: &Mutex<Option<String>>) -> Result<Verdict, String> {
         let (mut heard, mut enrolled) = (self.heard.subscribe(), self.enrolment.subscribe());
         loop {
-            let (pod, knows_namespace) = {
+            let (pod, knows_namespace, is_others) = {
                 let state = self.state();
-                (state.pod(sandbox).cloned(), state.knows_namespace(&sandbox.namespace))
+                (state.pod(sandbox).cloned(), state.knows_namespace(&sandbox.namespace), state.is_others(sandbox))
             };
             match pod {
+                _ if is_others => return Ok(Verdict::NotInMesh),
                 Some(pod) if !pod.enrolled && knows_namespace => return Ok(Verdict::NotInMesh),
                 Some(pod) if pod.enrolled => match self.enrolment.of(&pod.uid, &sandbox.netns) {
                     Some(PodState::Enrolled) => match self.announcer.tell_one(&pod, true).await {
@@ -404,13 +435,13 @@ impl Sandboxes for NodePods {
                 (state.pod(&sandbox).cloned(), state.knows_namespace(&sandbox.namespace))
             };
             let Some(pod) = pod.filter(|pod| pod.enrolled || knows_namespace) else {
-                return match self.excluded.contains(&sandbox.namespace) {
+                return match self.excluded.contains(&sandbox.namespace) || self.state().is_others(&sandbox) {
                     true => Ok(Verdict::NotInMesh),
                     false => Err("the API server has not told the agent of this node about the pod".to_owned()),
                 };
             };
             match self.enrolment.of(&pod.uid, &sandbox.netns) {
-                _ if !pod.enrolled => Ok(Verdict::NotInMesh),
+                _ if !pod.enrolled || self.state().stands_aside => Ok(Verdict::NotInMesh),
                 Some(PodState::Enrolled) => Ok(Verdict::Enrolled),
                 Some(PodState::Failed(reason)) => Err(reason),
                 Some(PodState::NotEnrolled) | None => Err("it is not captured yet".to_owned()),
@@ -427,14 +458,30 @@ impl Sandboxes for NodePods {
 }
 
 impl State {
+    /// Whether no pod of this node is to be in the mesh.
+    fn lets_go(&self) -> bool {
+        self.is_leaving || self.stands_aside
+    }
+
     /// What the API server says of all pods of this node, as long as they may be in the mesh.
     fn pods(&self) -> Vec<LocalPod> {
         let said = self.said.iter().flat_map(|update| &update.local_pods);
-        said.map(|pod| LocalPod { enrolled: pod.enrolled && !self.is_leaving, ..pod.clone() }).collect()
+        said.map(|pod| LocalPod { enrolled: pod.enrolled && !self.lets_go(), ..pod.clone() }).collect()
     }
 
     fn pod(&self, sandbox: &Sandbox) -> Option<&LocalPod> {
         self.said.as_ref()?.local_pods.iter().find(|pod| is_of(sandbox, pod))
+    }
+
+    /// Whether a sandbox is of a static pod: the API server knows it by its name alone.
+    fn is_static(&self, sandbox: &Sandbox) -> bool {
+        let mut pods = self.said.iter().flat_map(|update| &update.local_pods);
+        pods.any(|pod| pod.is_static() && !pod.enrolled && has_name(sandbox, pod))
+    }
+
+    /// Whether a sandbox is nothing of Weft's, whatever its namespace says.
+    fn is_others(&self, sandbox: &Sandbox) -> bool {
+        self.stands_aside || self.is_static(sandbox)
     }
 
     fn sandbox(&self, pod: &LocalPod) -> Option<&Sandbox> {
@@ -461,7 +508,7 @@ impl State {
             !self.ended.contains(uid) && (self.sandbox(pod).is_some() || self.found.contains_key(uid))
         };
         let left = self.members.values().filter(|pod| !said.contains(&*pod.instance) && has_sandbox(pod));
-        left.map(|pod| LocalPod { enrolled: !self.is_leaving, ..pod.clone() }).collect()
+        left.map(|pod| LocalPod { enrolled: !self.lets_go(), ..pod.clone() }).collect()
     }
 
     /// Whether the namespace of a pod has been heard of: before that nobody knows whether it takes pods into the mesh.
@@ -485,16 +532,20 @@ impl State {
         {
             addresses.clone_from(&sandbox.addresses);
         }
-        let enrolled = pod.enrolled && !self.is_leaving;
+        let enrolled = pod.enrolled && !self.lets_go();
         (!addresses.is_empty()).then(|| LocalPod { netns, addresses, enrolled, ..pod.clone() })
     }
 }
 
 fn is_of(sandbox: &Sandbox, pod: &LocalPod) -> bool {
     match sandbox.uid.is_empty() {
-        true => *sandbox.namespace == *pod.namespace && *sandbox.name == *pod.name,
+        true => has_name(sandbox, pod),
         false => *sandbox.uid == *pod.instance,
     }
+}
+
+fn has_name(sandbox: &Sandbox, pod: &LocalPod) -> bool {
+    *sandbox.namespace == *pod.namespace && *sandbox.name == *pod.name
 }
 
 /// Whether the API server says nothing yet, or the same as the runtime.

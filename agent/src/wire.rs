@@ -24,14 +24,14 @@ use weft_transport::{
 };
 
 use crate::admin::{Admin, Listeners};
-use crate::capture::{Capture, CaptureOptions, LogLevel};
+use crate::capture::{self, Capture, CaptureOptions, LogLevel};
 use crate::clearing::Clearing;
 use crate::cni::{self, Installation};
 use crate::command::{AgentOptions, DiscoveryMode, NodeSource};
 use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus};
 use crate::footprint;
 use crate::joined::{self, Heard};
-use crate::node::{NodePods, Places, follow_kubelet};
+use crate::node::{NodePods, Places, Territory, follow_kubelet};
 use crate::proxy::demand::Demand;
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
@@ -370,14 +370,18 @@ async fn pods_of_this_node(
         }
         NodeSource::Kubernetes { kubeconfig } => {
             let client = kubernetes::connect(kubeconfig.as_deref()).await?;
-            let excluded = translation.excluded_namespaces.clone();
+            let territory = Territory {
+                excluded_namespaces: translation.excluded_namespaces.clone(),
+                root_namespace: translation.root_namespace.clone(),
+                has_captured: capture::has_pods(&options.bpf_dir, &options.node),
+            };
             let said = kubernetes::start_node(&client, translation, tasks);
             let clearing = Clearing::new(client.clone(), options);
             let places = Places {
                 state_dir: options.state_dir.clone(),
                 remembered: options.cni.is_some().then(|| cni::Remembered::path(&options.state_dir)),
             };
-            let (pods, updates) = NodePods::start(client, said, enrolment.clone(), excluded, places, tasks);
+            let (pods, updates) = NodePods::start(client, said, enrolment.clone(), territory, places, tasks);
             Ok(Pods { _folder: None, updates, cluster: Some(Cluster { pods, clearing }) })
         }
     }

@@ -8,6 +8,7 @@ use weft_tests::cluster::chart::{NAMESPACE, plain_manifests};
 use weft_tests::cluster::{Cluster, ClusterOptions, Kit, Machine};
 use weft_tests::{Process, eventually_within};
 
+use super::operator::weft;
 use super::{PATIENCE, shop};
 
 /// Choices that together touch every template.
@@ -81,12 +82,26 @@ fn helm_installs_weft_and_leaves_each_node_as_it_was() -> Result<()> {
         ensure!(conflist.contains("\"weft-cni\""), "{} has no CNI plug-in: {conflist}", node.name());
     }
 
-    cluster.kubectl(&["label", "namespace/default", "istio.io/dataplane-mode=ambient"])?.success()?;
-    eventually_within(PATIENCE, "the pods of the namespace are enrolled", || {
-        let path = r"--output=jsonpath={.items[*].metadata.annotations.ambient\.istio\.io/redirection}";
-        let enrolled = cluster.kubectl(&["get", "pods", path])?.success()?;
-        Ok((enrolled.split_whitespace().collect::<Vec<_>>() == ["enabled"; 3]).then_some(()))
+    // A node that has another ambient agent is left to it, and anybody who asks is told.
+    cluster.apply(ANOTHER_AGENT)?;
+    let named = "is another ambient agent on this node: Weft leaves the node's pods to it";
+    eventually_within(PATIENCE, "the agent of node2 says that there is another one", || {
+        Ok(weft(&cluster, &["status", "--kubernetes", "--node", "node2"])?.stdout.contains(named).then_some(()))
     })?;
+    cluster.kubectl(&["label", "namespace/default", "istio.io/dataplane-mode=ambient"])?.success()?;
+    let enrolled_on = |node: &str| -> Result<usize> {
+        let path = r"--output=jsonpath={.items[*].metadata.annotations.ambient\.istio\.io/redirection}";
+        let listed = ["get", "pods", &format!("--field-selector=spec.nodeName={node}"), path];
+        Ok(cluster.kubectl(&listed)?.success()?.split_whitespace().filter(|said| *said == "enabled").count())
+    };
+    eventually_within(PATIENCE, "the pods of node1 are enrolled", || Ok((enrolled_on("node1")? == 2).then_some(())))?;
+    ensure!(enrolled_on("node2")? == 0, "a pod was captured on a node that has another agent");
+    // New pods start there, and nobody waits for Weft.
+    cluster.kubectl(&["delete", "pods", "--selector=app=server", "--field-selector=spec.nodeName=node2"])?.success()?;
+    cluster.kubectl(&["rollout", "status", "deployment/server", "--timeout=55s"])?.success()?;
+    ensure!(enrolled_on("node2")? == 0, "a new pod was captured on a node that has another agent");
+    cluster.kubectl(&["delete", "namespace/istio-system", "--timeout=50s"])?.success()?;
+    eventually_within(PATIENCE, "the pod of node2 is enrolled", || Ok((enrolled_on("node2")? == 1).then_some(())))?;
     super::both_answer(&cluster, "curl -sS --max-time 5 http://server:8080")?;
 
     cluster.uninstall_weft()?;
@@ -103,6 +118,21 @@ fn helm_installs_weft_and_leaves_each_node_as_it_was() -> Result<()> {
     })?;
     super::both_answer(&cluster, "curl -sS --max-time 5 http://server:8080").map(drop)
 }
+
+/// What Istio's agent looks like to the API server.
+const ANOTHER_AGENT: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: istio-system}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ztunnel-x, namespace: istio-system, labels: {app: ztunnel}}
+spec:
+  nodeName: node2
+  terminationGracePeriodSeconds: 1
+  containers: [{name: istio-proxy, image: "localhost/weft-test/client:1", args: ["sleep infinity"]}]
+"#;
 
 /// What Weft could leave on nodes.
 #[derive(Debug, PartialEq, Eq)]

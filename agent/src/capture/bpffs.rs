@@ -94,6 +94,13 @@ impl NodeFolder {
     }
 }
 
+/// Whether an agent of this node has left pods captured. What cannot be looked at holds none: whoever captures looks again.
+#[must_use]
+pub fn has_pods(bpf_dir: &Path, node: &str) -> bool {
+    let layouts = entries(&NodeFolder::of(bpf_dir, node).0).unwrap_or_default();
+    layouts.iter().any(|layout| Pins::at(layout).pods().is_ok_and(|pods| !pods.is_empty()))
+}
+
 /// A node's name as a file name. bpffs keeps names with dots for itself, and a name must not lead out of the folder.
 fn file_name(node: &str) -> String {
     let mut name = String::with_capacity(node.len());

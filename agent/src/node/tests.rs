@@ -1,4 +1,4 @@
-use weft_model::Identity;
+use weft_model::{Identity, Workload};
 
 use super::*;
 
@@ -44,6 +44,7 @@ fn state(pods: Vec<LocalPod>, sandboxes: Vec<Sandbox>, found: &[&str]) -> State 
         members: HashMap::new(),
         known: Known::default(),
         is_leaving: false,
+        stands_aside: false,
     }
 }
 
@@ -60,6 +61,51 @@ fn a_pod_that_was_only_just_scheduled_has_what_its_runtime_says() {
     }
     let other = state(vec![scheduled.clone()], vec![sandbox("another", &["10.0.0.1"])], &[]);
     assert_eq!(other.fill_in(&scheduled), None, "that is the sandbox of an earlier pod of this name");
+}
+
+#[test]
+fn a_static_pod_is_known_by_its_name_and_no_other_pod_is() {
+    let workload = crate::telemetry::fixtures::workload("web", 1);
+    let mirror = LocalPod {
+        workload: Arc::new(Workload { workload_type: "static-pod".into(), ..workload }),
+        ..pod(&["10.0.0.1"], false, false)
+    };
+    // What runs has the uid of the file.
+    let of_file = sandbox("0c5f", &["10.0.0.1"]);
+    assert!(state(vec![mirror.clone()], vec![], &[]).is_static(&of_file));
+    let other = Sandbox { name: "other".into(), ..of_file.clone() };
+    assert!(!state(vec![mirror], vec![], &[]).is_static(&other));
+    assert!(
+        !state(vec![pod(&["10.0.0.1"], false, false)], vec![], &[]).is_static(&of_file),
+        "an earlier pod of this name"
+    );
+}
+
+/// A pod with this label `app` in this namespace.
+fn labelled(app: &str, namespace: &str) -> LocalPod {
+    let workload = Workload { app: app.into(), ..crate::telemetry::fixtures::workload("web", 1) };
+    LocalPod { workload: Arc::new(workload), namespace: namespace.into(), ..pod(&["10.0.0.9"], false, true) }
+}
+
+#[test]
+fn another_agent_is_believed_only_where_pods_of_the_mesh_are_not() {
+    let administered = ["kube-system".to_owned(), "istio-system".to_owned()];
+    let is_found = |app, namespace| another::agent(&[labelled(app, namespace)], &administered).is_some();
+    assert!(is_found("ztunnel", "istio-system") && is_found("ztunnel", "kube-system"));
+    assert!(!is_found("ztunnel", "shop"), "anybody could label a pod so");
+    assert!(!is_found("istiod", "istio-system"));
+}
+
+#[test]
+fn who_stands_aside_has_no_pods_and_holds_up_none() {
+    let member = pod(&["10.0.0.1"], true, true);
+    let mut state = state(vec![member.clone()], vec![sandbox(UID, &["10.0.0.1"])], &[]);
+    state.members.insert(UID.into(), member.clone());
+    assert!(!state.is_others(&sandbox(UID, &[])));
+    state.stands_aside = true;
+    assert!(state.is_others(&sandbox(UID, &[])));
+    assert!(state.pods().iter().all(|pod| !pod.enrolled));
+    assert!(!state.fill_in(&member).expect("it has an address").enrolled);
 }
 
 #[test]
