@@ -161,3 +161,6 @@ impl Attempts {
         mixed ^ (mixed >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests;

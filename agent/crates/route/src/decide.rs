@@ -256,3 +256,6 @@ fn edit_answer(filters: &[Filter], verdict: Option<&cors::Verdict>, headers: &mu
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,3 +125,6 @@ fn decoded(text: &str) -> impl Iterator<Item = u8> + '_ {
 pub(crate) fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
+
+#[cfg(test)]
+mod tests;

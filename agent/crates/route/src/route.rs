@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use regex_syntax::hir::literal::Extractor;
 
 /// One HTTPRoute, GRPCRoute, TLSRoute or TCPRoute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +152,7 @@ pub enum ValueMatch {
 pub struct Pattern {
     source: Arc<str>,
     compiled: regex::Regex,
+    beginning: Arc<str>,
 }
 
 /// Bytes that a compiled pattern may take. What a route may say is an operator's choice; what it costs is bounded.
@@ -162,18 +164,25 @@ impl Pattern {
     /// # Errors
     /// When it is no regular expression, or too large a one. The message is in words for whoever wrote it.
     pub fn new(source: &str) -> Result<Self, String> {
-        let whole = format!("^(?:{source})$");
         // The parts alone must be right, too: `a)(b` is right only between parentheses.
-        let parsed = regex::RegexBuilder::new(source).size_limit(PATTERN_BYTES).build();
-        let compiled = parsed.and_then(|_| regex::RegexBuilder::new(&whole).size_limit(PATTERN_BYTES).build());
+        let parsed = regex_syntax::parse(source).map_err(|error| error.to_string())?;
+        let whole = format!("^(?:{source})$");
+        let compiled = regex::RegexBuilder::new(&whole).size_limit(PATTERN_BYTES).build();
         let compiled = compiled.map_err(|error| error.to_string())?;
-        Ok(Self { source: source.into(), compiled })
+        let literals = Extractor::new().extract(&parsed);
+        let beginning = literals.longest_common_prefix().and_then(|bytes| str::from_utf8(bytes).ok());
+        Ok(Self { source: source.into(), compiled, beginning: beginning.unwrap_or_default().into() })
     }
 
     /// As it was written.
     #[must_use]
     pub fn source(&self) -> &Arc<str> {
         &self.source
+    }
+
+    /// What every text that matches begins with, as far as it is known.
+    pub(crate) fn beginning(&self) -> &str {
+        &self.beginning
     }
 
     /// Whether all of `text` matches.

@@ -147,3 +147,6 @@ fn hash(target: &BackendTarget) -> Option<u32> {
     let bytes = key.bytes().chain(port.to_be_bytes());
     Some(bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,3 +186,6 @@ fn ports(routes: &[&Arc<Route>], of_site: impl Fn(&&Parent) -> bool) -> Ports {
     let named = named.into_iter().filter_map(|port| Some((port, with(Some(port))?))).collect();
     Ports { named, others: with(None) }
 }
+
+#[cfg(test)]
+mod tests;

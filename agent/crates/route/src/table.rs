@@ -127,3 +127,6 @@ fn first(entries: &[u32], request: &Request<'_>, of: &[Entry]) -> Option<u32> {
 
 /// Looks something up by a borrowed key.
 type ByName<T> = HashMap<Box<str>, T>;
+
+#[cfg(test)]
+mod tests;

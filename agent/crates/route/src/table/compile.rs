@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use regex_syntax::hir::literal::Extractor;
 
 use super::hosts::{ByHost, Hosts, Servers};
 use super::paths::{ByElements, Paths};
@@ -177,9 +176,7 @@ fn push(entries: &mut Vec<u32>, index: u32) {
 /// The whole elements that every path which the pattern matches begins with: `/users/[0-9]+` has `/users`. Empty when it
 /// has none.
 fn first_elements(pattern: &Pattern) -> Box<str> {
-    let Ok(parsed) = regex_syntax::parse(pattern.source()) else { return "".into() };
-    let literals = Extractor::new().extract(&parsed);
-    let beginning = literals.longest_common_prefix().and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default();
+    let beginning = pattern.beginning();
     match beginning.rfind('/') {
         Some(end) if beginning.starts_with('/') => beginning[..end].into(),
         _ => "".into(),
