@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
+use smallvec::SmallVec;
 
 use crate::route::{Retry, Rule};
 
@@ -55,12 +56,26 @@ pub enum Outcome {
 pub struct Attempts {
     deadline: Option<Instant>,
     backend: Option<Duration>,
-    retry: Option<Retry>,
+    retry: Option<Again>,
     is_idempotent: bool,
     has_body: bool,
     further: u32,
     budget: budget::Share,
     random: u64,
+}
+
+/// What a route's retry says, copied without an allocation for as many codes as are usual.
+#[derive(Debug)]
+struct Again {
+    codes: SmallVec<[StatusCode; 8]>,
+    attempts: u32,
+    backoff: Option<Duration>,
+}
+
+impl Again {
+    fn of(retry: &Retry) -> Self {
+        Self { codes: SmallVec::from_slice(&retry.codes), attempts: retry.attempts, backoff: retry.backoff }
+    }
 }
 
 impl Attempts {
@@ -70,7 +85,7 @@ impl Attempts {
         Self {
             deadline: rule.timeouts.request.and_then(|timeout| now.checked_add(timeout)),
             backend: rule.timeouts.backend,
-            retry: rule.retry.clone(),
+            retry: rule.retry.as_ref().map(Again::of),
             is_idempotent: method.is_idempotent(),
             has_body: true,
             further: 0,
