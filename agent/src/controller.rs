@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
-use weft_control::cluster::{self, Leadership, Member};
+use weft_control::cluster::{self, Leadership, Member, Verdicts};
 use weft_control::serve::{
     Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, TokenReviews, World,
 };
-use weft_control::{FileSource, Kind, ObjectCounts, Severity, SourceOptions, TranslationOptions, Update, kubernetes};
+use weft_control::{FileSource, Severity, SourceOptions, TranslationOptions, Update, kubernetes};
 use weft_runtime::{Clock, Shutdown, SystemClock, Tasks};
 use weft_transport::CertificateAuthority;
 
@@ -70,6 +70,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
             ControllerSource::Files { .. } => TranslationOptions::default(),
         }
     };
+    let verdicts = Verdicts::default();
     // A folder is watched for as long as its source lives.
     let (_folder, updates, authenticator, mut signing) = match &options.source {
         ControllerSource::Files { config, tokens, ca_dir } => {
@@ -86,7 +87,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
                 cluster::authority::follow(&client, namespace, &options.trust_domain, Arc::clone(&clock), &tasks);
             let (name, root_namespace) = (host_name(), &options.root_namespace);
             let member = Member { namespace, name: &name, root_namespace };
-            let leadership = cluster::lead(&client, member, &signing, &tasks);
+            let leadership = cluster::lead(&client, member, &signing, &verdicts, &tasks);
             monitored.leadership.get_or_init(|| leadership);
             (None, updates, reviews, signing)
         }
@@ -94,7 +95,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
     monitored.signing.get_or_init(|| signing.clone());
     let world = World::new(&options.network);
     let (reported, news) = mpsc::channel(1);
-    tasks.spawn("problems", report(updates, reported, monitored.clone(), tasks.shutdown()));
+    tasks.spawn("problems", report(updates, reported, verdicts, monitored.clone(), tasks.shutdown()));
     tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
     tasks.spawn("settle", settle(world.large_changes(), tasks.shutdown()));
 
@@ -169,32 +170,12 @@ struct Monitored {
 
 impl Monitored {
     fn note(&self, update: &Update) {
-        let ObjectCounts {
-            namespaces,
-            nodes,
-            service_accounts,
-            pods,
-            services,
-            endpoint_slices,
-            authorization_policies,
-            peer_authentications,
-        } = update.objects;
-        let objects = [
-            (Kind::Namespace, namespaces),
-            (Kind::Node, nodes),
-            (Kind::ServiceAccount, service_accounts),
-            (Kind::Pod, pods),
-            (Kind::Service, services),
-            (Kind::EndpointSlice, endpoint_slices),
-            (Kind::AuthorizationPolicy, authorization_policies),
-            (Kind::PeerAuthentication, peer_authentications),
-        ];
         let problems = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Info, "info")];
         let problems = problems.map(|(severity, name)| {
             (name, update.problems.iter().filter(|problem| problem.severity == severity).count())
         });
         let observation = ControllerObservation {
-            objects: objects.map(|(kind, count)| (kind.name(), count)).to_vec(),
+            objects: update.objects.by_kind().map(|(kind, count)| (kind.name(), count)).to_vec(),
             problems: problems.to_vec(),
             ..ControllerObservation::default()
         };
@@ -229,6 +210,7 @@ impl Scraped for Monitored {
 async fn report(
     mut updates: mpsc::Receiver<Update>,
     reported: mpsc::Sender<Update>,
+    verdicts: Verdicts,
     monitored: Arc<Monitored>,
     mut shutdown: Shutdown,
 ) {
@@ -239,7 +221,8 @@ async fn report(
             () = shutdown.requested() => return,
             update = updates.recv() => update,
         };
-        let Some(update) = update else { return };
+        let Some(mut update) = update else { return };
+        verdicts.note(std::mem::take(&mut update.statuses));
         for problem in update.problems.iter().filter(|problem| !said.contains(*problem)) {
             tracing::warn!("{problem}");
         }

@@ -64,9 +64,9 @@ pub async fn join(mesh: Discovered, mut folder: mpsc::Receiver<Update>, heard: m
         let update = Update {
             changes: std::mem::take(&mut mesh.changes),
             local_pods: folder.local_pods.clone(),
-            namespaces: Vec::new(),
             problems: mesh.problems.iter().chain(&folder.problems).cloned().collect(),
             objects: mesh.objects,
+            ..Update::default()
         };
         if heard.send(Heard::Update(update)).await.is_err() {
             return;

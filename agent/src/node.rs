@@ -323,6 +323,7 @@ impl NodePods {
             namespaces: said.namespaces.clone(),
             problems: said.problems.clone(),
             objects: said.objects,
+            ..Update::default()
         })
     }
 

@@ -6,6 +6,7 @@
 mod mtls;
 mod pods;
 mod policies;
+mod routes;
 mod services;
 
 use std::fmt;
@@ -15,11 +16,11 @@ use std::sync::Arc;
 use kube::Client;
 
 use crate::manifest::Scrutiny;
-use crate::object::{Kind, ObjectId};
+use crate::object::{GATEWAY_GROUP, Kind, ObjectId};
 use crate::operator::{ClusterError, list};
 use crate::problem::{Notes, Problem, Severity};
 use crate::source::kubernetes::read_once;
-use crate::source::{Folder, Origin, SourceError, check};
+use crate::source::{Changes, Folder, Origin, SourceError, check};
 use crate::translate::{ObjectCounts, TranslationOptions, Translator};
 
 /// What was found. Displayed with one problem a line, in the order of files and lines.
@@ -74,7 +75,7 @@ pub fn analyze(dir: &Path, options: &TranslationOptions) -> Report {
     let mut folder = Folder::new(dir, Scrutiny::Full);
     let mut translator = Translator::new(options.clone());
     folder.read(&mut translator);
-    translator.flush();
+    Changes::of(&mut translator);
     let mut problems = look(&translator, &|id| folder.origin(id).unwrap_or_default(), folder.problems());
     problems.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
     Report { problems, objects: translator.counts(), files: folder.file_count() }
@@ -96,7 +97,10 @@ pub async fn analyze_cluster(client: &Client, options: &TranslationOptions) -> R
         object: None,
         field: None,
         message: format!("the cluster does not have the kind {kind}"),
-        suggestion: Some("install its definition to write policies: see the chart's crds.install".to_owned()),
+        suggestion: Some(match kind.api_versions()[0].starts_with(GATEWAY_GROUP) {
+            true => "install the Gateway API's definitions to have waypoints and routes".to_owned(),
+            false => "install its definition to write policies: see the chart's crds.install".to_owned(),
+        }),
     });
     let absent: Vec<Problem> = absent.collect();
     let (translator, mut found) = read_once(listed, TranslationOptions { on_kubernetes: true, ..options.clone() });
@@ -113,6 +117,8 @@ fn look(translator: &Translator, origin: &dyn Fn(&ObjectId) -> Origin, found: Ve
     analysis.services();
     analysis.policies();
     analysis.mtls();
+    analysis.waypoints();
+    analysis.routes();
     analysis.problems
 }
 

@@ -3,7 +3,7 @@
 //! - The certificate authority, [`authority`]: one root for all, given by the operator or made by whichever controller is
 //!   first, in a Secret.
 //! - The trust bundle: its roots in a ConfigMap of every namespace.
-//! - The conditions of policies: what of them is in force.
+//! - The conditions of policies, routes, Gateways and their classes: what of them is in force.
 //!
 //! The last two are the duties of one controller at a time, [`lead`], which holds the Lease.
 //!
@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use weft_runtime::Tasks;
 
 use crate::serve::Signing;
+pub use statuses::Verdicts;
 
 /// How long the API server may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -61,15 +62,16 @@ pub struct Member<'a> {
 }
 
 /// Takes part in the election of the leader, and does its duties whenever this controller is it, in a task of `tasks`.
-/// Told to end, it lets go of the Lease.
+/// `verdicts` are what the source of the cluster's objects says of routes. Told to end, it lets go of the Lease.
 #[must_use]
-pub fn lead(client: &Client, member: Member<'_>, signing: &Signing, tasks: &Tasks) -> Leadership {
+pub fn lead(client: &Client, member: Member<'_>, signing: &Signing, verdicts: &Verdicts, tasks: &Tasks) -> Leadership {
     let (leads, leadership) = watch::channel(false);
     let election = lease::Election::new(client, member.namespace, member.name);
     let (client, signing, root_namespace) = (client.clone(), signing.clone(), member.root_namespace.to_owned());
+    let verdicts = verdicts.clone();
     let duties = move || {
         let bundle = trust_bundle::keep(client.clone(), signing.clone());
-        let statuses = statuses::keep(client.clone(), root_namespace.clone());
+        let statuses = statuses::keep(client.clone(), root_namespace.clone(), verdicts.clone());
         async { tokio::join!(bundle, statuses).0 }
     };
     tasks.spawn("leader", election.take_part(duties, leads, tasks.shutdown()));

@@ -30,4 +30,4 @@ pub use manifest::{Format, check_manifest};
 pub use object::{Kind, ObjectId};
 pub use problem::{Problem, Severity};
 pub use source::{FileSource, SourceError, SourceOptions, Update, kubernetes};
-pub use translate::{LocalPod, Membership, MembershipError, ObjectCounts, TranslationOptions};
+pub use translate::{LocalPod, Membership, MembershipError, ObjectCounts, StatusChange, TranslationOptions};

@@ -4,7 +4,9 @@
 //! repeat are shared, and all that pods of one template have in common is stored once.
 
 mod authorization_policy;
+mod duration;
 mod endpoint_slice;
+mod gateway;
 mod intern;
 mod labels;
 mod metadata;
@@ -12,13 +14,20 @@ mod namespace;
 mod node;
 mod peer_authentication;
 mod pod;
+mod reference_grant;
+mod route;
 mod service;
+mod waypoint;
 
 use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use authorization_policy::{AuthorizationPolicy, PolicyTarget, spec::PolicyManifest};
 pub(crate) use endpoint_slice::{Endpoint, EndpointSlice};
+pub(crate) use gateway::{
+    AllowedNamespaces, CONTROLLER_NAME, Gateway, GatewayClass, GatewayClassManifest, GatewayManifest, HBONE,
+    HBONE_PORT, Listener,
+};
 pub(crate) use intern::Interner;
 pub(crate) use labels::{Labels, Selector};
 pub(crate) use metadata::{excerpt, identify};
@@ -27,7 +36,13 @@ pub(crate) use node::{Node, is_known};
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthenticationManifest};
 pub(crate) use pod::view::{NETNS, PodView, REDIRECTION};
 pub(crate) use pod::{Pod, PodPhase, PodTemplate, STATIC_POD, TemplateKey};
+pub(crate) use reference_grant::{ReferenceGrant, ReferenceGrantManifest};
+pub(crate) use route::{
+    BackendRef, Described, Fault, FilterObject, GATEWAY_GROUP, GrpcRouteManifest, HttpRouteManifest, ParentRef,
+    RouteObject, RuleObject, StreamRouteManifest,
+};
 pub(crate) use service::{Service, ServiceKind, TargetPort};
+pub(crate) use waypoint::{GATEWAY_NAME, WAYPOINT_CLASS, WaypointChoice, WaypointFor};
 
 /// The kinds of objects that Weft reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,11 +63,25 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `security.istio.io/v1` PeerAuthentication (`v1beta1` is the same).
     PeerAuthentication,
+    /// `gateway.networking.k8s.io/v1` GatewayClass.
+    GatewayClass,
+    /// `gateway.networking.k8s.io/v1` Gateway.
+    Gateway,
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    HttpRoute,
+    /// `gateway.networking.k8s.io/v1` GRPCRoute.
+    GrpcRoute,
+    /// `gateway.networking.k8s.io/v1` TLSRoute, and its versions from before.
+    TlsRoute,
+    /// `gateway.networking.k8s.io/v1` TCPRoute, and its version from before.
+    TcpRoute,
+    /// `gateway.networking.k8s.io/v1` ReferenceGrant (`v1beta1` is the same).
+    ReferenceGrant,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -61,6 +90,13 @@ impl Kind {
         Self::EndpointSlice,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
+        Self::ReferenceGrant,
     ];
 
     /// The name that manifests use.
@@ -75,6 +111,13 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
         }
     }
 
@@ -90,6 +133,13 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::AuthorizationPolicy => "authorizationpolicies",
             Self::PeerAuthentication => "peerauthentications",
+            Self::GatewayClass => "gatewayclasses",
+            Self::Gateway => "gateways",
+            Self::HttpRoute => "httproutes",
+            Self::GrpcRoute => "grpcroutes",
+            Self::TlsRoute => "tlsroutes",
+            Self::TcpRoute => "tcproutes",
+            Self::ReferenceGrant => "referencegrants",
         }
     }
 
@@ -102,13 +152,28 @@ impl Kind {
             Self::AuthorizationPolicy | Self::PeerAuthentication => {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
+            Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::ReferenceGrant => {
+                &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"]
+            }
+            Self::GrpcRoute => &["gateway.networking.k8s.io/v1"],
+            Self::TlsRoute => &[
+                "gateway.networking.k8s.io/v1",
+                "gateway.networking.k8s.io/v1alpha3",
+                "gateway.networking.k8s.io/v1alpha2",
+            ],
+            Self::TcpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"],
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     #[must_use]
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
+    }
+
+    /// Whether a mistake in one part of such an object leaves the others in force, as the object itself says of each.
+    pub(crate) fn is_judged_by_parts(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute | Self::Gateway)
     }
 
     /// The kind of this name.
@@ -155,6 +220,10 @@ pub(crate) enum Object {
     EndpointSlice(EndpointSlice),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
+    GatewayClass(GatewayClass),
+    Gateway(Gateway),
+    Route(Box<RouteObject>),
+    ReferenceGrant(ReferenceGrant),
 }
 
 impl Object {
@@ -171,6 +240,10 @@ impl Object {
                 (Kind::AuthorizationPolicy, Arc::clone(&object.namespace), &object.name)
             }
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, Arc::clone(&object.namespace), &object.name),
+            Self::GatewayClass(object) => (Kind::GatewayClass, none, &object.name),
+            Self::Gateway(object) => (Kind::Gateway, Arc::clone(&object.namespace), &object.name),
+            Self::Route(object) => return object.id(),
+            Self::ReferenceGrant(object) => (Kind::ReferenceGrant, Arc::clone(&object.namespace), &object.name),
         };
         ObjectId { kind, namespace, name: Arc::clone(name) }
     }

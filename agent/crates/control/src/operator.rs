@@ -17,7 +17,7 @@ use kube::{Api, Client};
 use thiserror::Error;
 
 use crate::object::Kind;
-use crate::source::kubernetes::resource;
+use crate::source::kubernetes::resource_of;
 
 /// How long one question to the API server may take.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -62,10 +62,25 @@ pub(crate) async fn list(
     kind: Kind,
     namespace: Option<&str>,
 ) -> Result<Option<Vec<DynamicObject>>, ClusterError> {
+    for version in kind.api_versions() {
+        if let Some(objects) = list_version(client, kind, version, namespace).await? {
+            return Ok(Some(objects));
+        }
+    }
+    Ok(None)
+}
+
+async fn list_version(
+    client: &Client,
+    kind: Kind,
+    version: &str,
+    namespace: Option<&str>,
+) -> Result<Option<Vec<DynamicObject>>, ClusterError> {
     let what = format!("listing {}", kind.plural());
+    let resource = resource_of(kind, version);
     let api: Api<DynamicObject> = match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource(kind)),
-        None => Api::all_with(client.clone(), &resource(kind)),
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
     };
     let mut objects = Vec::new();
     let mut page = ListParams::default().limit(PAGE);

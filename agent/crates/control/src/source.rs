@@ -22,10 +22,11 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use watch::{Watch, Watcher};
 use weft_model::{Change, Identity, IdentityError};
+use weft_route::RouteChange;
 
 use crate::manifest::Scrutiny;
 use crate::problem::Problem;
-use crate::translate::{LocalPod, ObjectCounts, TranslationOptions, Translator};
+use crate::translate::{LocalPod, ObjectCounts, StatusChange, TranslationOptions, Translator};
 
 /// From this many changes on a batch is so large that the memory it took is worth giving back.
 pub(crate) const LARGE_BATCH: usize = 1000;
@@ -58,6 +59,10 @@ impl SourceOptions {
 pub struct Update {
     /// What is other than in the last update. To be applied as one batch.
     pub changes: Vec<Change>,
+    /// What is other of the routes. To be applied behind the changes.
+    pub routes: Vec<RouteChange>,
+    /// Statuses of routes, Gateways and their classes that should be other ones.
+    pub statuses: Vec<StatusChange>,
     /// All pods of this node, in the order of their names.
     pub local_pods: Vec<LocalPod>,
     /// Of a cluster's node: all namespaces, sorted, and whether their label takes pods into the mesh.
@@ -155,13 +160,39 @@ struct Reader {
     sent: Sent,
 }
 
+/// What a source has changed since its last update.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub changes: Vec<Change>,
+    routes: Vec<RouteChange>,
+    statuses: Vec<StatusChange>,
+}
+
+impl Changes {
+    /// What the translation has changed.
+    pub fn of(translator: &mut Translator) -> Self {
+        let changes = translator.flush();
+        let routes = translator.flush_routes();
+        Self { changes, routes, statuses: translator.flush_statuses() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.routes.is_empty() && self.statuses.is_empty()
+    }
+
+    /// So many that the memory they took is worth giving back.
+    pub fn are_many(&self) -> bool {
+        self.changes.len() >= LARGE_BATCH
+    }
+}
+
 /// The last update of a source, without its changes.
 #[derive(Debug, Default)]
 struct Sent(Option<Update>);
 
 impl Sent {
     /// The next update, if it has anything to say.
-    fn news(&mut self, changes: Vec<Change>, state: Update) -> Option<Update> {
+    fn news(&mut self, changes: Changes, state: Update) -> Option<Update> {
         let is_news = self.0.as_ref().is_none_or(|sent| {
             !changes.is_empty()
                 || sent.local_pods != state.local_pods
@@ -171,7 +202,8 @@ impl Sent {
         });
         is_news.then(|| {
             self.0 = Some(state.clone());
-            Update { changes, ..state }
+            let Changes { changes, routes, statuses } = changes;
+            Update { changes, routes, statuses, ..state }
         })
     }
 }
@@ -196,9 +228,8 @@ impl Reader {
 
     /// What there is to say, if anything.
     fn update(&mut self, blindness: Option<Problem>) -> Option<Update> {
-        let changes = self.translator.flush();
-        let is_large = changes.len() >= LARGE_BATCH;
-        if is_large {
+        let changes = Changes::of(&mut self.translator);
+        if changes.are_many() {
             self.translator.trim();
         }
         let (local_pods, notes) = self.translator.local_pods();
@@ -208,13 +239,7 @@ impl Reader {
             note.at(file, line, Some(object))
         }));
         problems.extend(blindness);
-        let state = Update {
-            changes: Vec::new(),
-            local_pods,
-            namespaces: Vec::new(),
-            problems,
-            objects: self.translator.counts(),
-        };
+        let state = Update { local_pods, problems, objects: self.translator.counts(), ..Update::default() };
         self.sent.news(changes, state)
     }
 

@@ -6,24 +6,30 @@
 
 pub(crate) mod endpoints;
 pub(crate) mod enrolment;
+pub(crate) mod gateways;
 mod membership;
 pub(crate) mod mtls;
 pub(crate) mod namespaces;
 mod policies;
 pub(crate) mod pods;
+pub(crate) mod routes;
 pub(crate) mod services;
 mod slab;
 mod workloads;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use endpoints::Slices;
 pub use enrolment::LocalPod;
+use gateways::Gateways;
 use hashbrown::{HashMap, HashSet};
 pub use membership::{Membership, MembershipError};
 use namespaces::{NamespaceId, Namespaces};
 use pods::{PodId, Pods};
+pub use routes::StatusChange;
+use routes::{Routes, Verdict};
 use services::ServiceId;
 use slab::Slab;
 use weft_model::Change;
@@ -100,12 +106,26 @@ pub struct ObjectCounts {
     pub authorization_policies: usize,
     /// PeerAuthentications.
     pub peer_authentications: usize,
+    /// GatewayClasses.
+    pub gateway_classes: usize,
+    /// Gateways.
+    pub gateways: usize,
+    /// HTTPRoutes.
+    pub http_routes: usize,
+    /// GRPCRoutes.
+    pub grpc_routes: usize,
+    /// TLSRoutes.
+    pub tls_routes: usize,
+    /// TCPRoutes.
+    pub tcp_routes: usize,
+    /// ReferenceGrants.
+    pub reference_grants: usize,
 }
 
 impl ObjectCounts {
-    /// How many objects there are.
+    /// How many there are of each kind, in the order of [`Kind::ALL`].
     #[must_use]
-    pub fn total(&self) -> usize {
+    pub fn by_kind(&self) -> [(Kind, usize); Kind::ALL.len()] {
         let Self {
             namespaces,
             nodes,
@@ -115,9 +135,37 @@ impl ObjectCounts {
             endpoint_slices,
             authorization_policies,
             peer_authentications,
-        } = self;
-        let cluster = namespaces + nodes + service_accounts + pods + services + endpoint_slices;
-        cluster + authorization_policies + peer_authentications
+            gateway_classes,
+            gateways,
+            http_routes,
+            grpc_routes,
+            tls_routes,
+            tcp_routes,
+            reference_grants,
+        } = *self;
+        [
+            (Kind::Namespace, namespaces),
+            (Kind::Node, nodes),
+            (Kind::ServiceAccount, service_accounts),
+            (Kind::Pod, pods),
+            (Kind::Service, services),
+            (Kind::EndpointSlice, endpoint_slices),
+            (Kind::AuthorizationPolicy, authorization_policies),
+            (Kind::PeerAuthentication, peer_authentications),
+            (Kind::GatewayClass, gateway_classes),
+            (Kind::Gateway, gateways),
+            (Kind::HttpRoute, http_routes),
+            (Kind::GrpcRoute, grpc_routes),
+            (Kind::TlsRoute, tls_routes),
+            (Kind::TcpRoute, tcp_routes),
+            (Kind::ReferenceGrant, reference_grants),
+        ]
+    }
+
+    /// How many objects there are.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.by_kind().into_iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -137,6 +185,12 @@ pub(crate) struct Translator {
     pub(crate) pods: Pods,
     pub(crate) services: Slab<services::ServiceState>,
     pub(crate) slices: Slices,
+    pub(crate) gateways: Gateways,
+    pub(crate) routes: Routes,
+    /// What was last said of Gateways and their classes.
+    gateway_verdicts: BTreeMap<ObjectId, Arc<Verdict>>,
+    /// It may be another by now.
+    gateways_are_stale: bool,
     pending: Pending,
     /// Addresses, by namespace, that are endpoints and belong to no pod: workloads of their own.
     bare: HashSet<(NamespaceId, IpAddr)>,
@@ -178,6 +232,10 @@ impl Translator {
             pods: Pods::default(),
             services: Slab::default(),
             slices: Slices::default(),
+            gateways: Gateways::default(),
+            routes: Routes::default(),
+            gateway_verdicts: BTreeMap::new(),
+            gateways_are_stale: false,
             pending: Pending::default(),
             bare: HashSet::new(),
             converted: HashSet::new(),
@@ -199,16 +257,24 @@ impl Translator {
             Object::EndpointSlice(slice) => self.put_slice(slice),
             Object::AuthorizationPolicy(policy) => self.put_policy(policy),
             Object::PeerAuthentication(policy) => self.put_peer_authentication(policy),
+            Object::GatewayClass(class) => self.put_gateway_class(class),
+            Object::Gateway(gateway) => self.put_gateway(gateway),
+            Object::Route(route) => self.put_route(*route),
+            Object::ReferenceGrant(grant) => self.put_grant(grant),
         }
     }
 
     /// Removes an object, if it is there.
     pub fn remove(&mut self, id: &ObjectId) {
-        let name = if id.kind == Kind::Namespace { &id.name } else { &id.namespace };
-        if id.kind == Kind::Node {
-            self.remove_node(&id.name);
-            return;
+        match id.kind {
+            Kind::Node => return self.remove_node(&id.name),
+            Kind::GatewayClass => return self.remove_gateway_class(&id.name),
+            Kind::Gateway => return self.remove_gateway(&id.namespace, &id.name),
+            Kind::ReferenceGrant => return self.remove_grant(&id.namespace, &id.name),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => return self.remove_route(id),
+            _ => {}
         }
+        let name = if id.kind == Kind::Namespace { &id.name } else { &id.namespace };
         let Some(namespace) = self.namespaces.find(name) else {
             return;
         };
@@ -222,7 +288,15 @@ impl Translator {
             Kind::EndpointSlice => self.remove_slice(namespace, &id.name),
             Kind::AuthorizationPolicy => self.remove_policy(namespace, &id.name),
             Kind::PeerAuthentication => self.remove_peer_authentication(namespace, &id.name),
-            Kind::Node => {}
+            // Not of a namespace's state.
+            Kind::Node
+            | Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TlsRoute
+            | Kind::TcpRoute
+            | Kind::ReferenceGrant => {}
         }
         self.pending.namespaces.push(namespace);
     }

@@ -272,3 +272,91 @@ fn a_live_cluster_is_looked_at_like_a_folder_and_problems_name_the_object() {
     let found = found_in_cluster(&[namespace, pod, (Kind::AuthorizationPolicy, policy)]);
     assert!(found.iter().any(|problem| problem.starts_with("error: AuthorizationPolicy shop/p: ")), "{found:?}");
 }
+
+/// An object of the Gateway API in the namespace `shop`.
+fn gateway_object(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n"
+    )
+}
+
+#[test]
+fn mistakes_about_routes_and_waypoints_are_found() {
+    let mesh = [
+        SHOP.replace("ambient}", "ambient, istio.io/use-waypoint: edge}"),
+        pod("a", "10.0.0.1"),
+        object("Service", "web", "clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]"),
+    ]
+    .concat();
+    let gateway = gateway_object(
+        "Gateway",
+        "edge",
+        "gatewayClassName: weft-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]",
+    );
+    let waypoint = pod("edge-1", "10.0.0.9").replace(
+        "labels: {app: web}",
+        "labels: {gateway.networking.k8s.io/gateway-name: edge, gateway.networking.k8s.io/gateway-class-name: weft-waypoint}",
+    );
+    let whole = [&*mesh, &gateway, &waypoint].concat();
+    let parent = "parentRefs: [{group: '', kind: Service, name: web}]";
+    let route = |spec: &str| gateway_object("HTTPRoute", "r", spec);
+    let to_web = "backendRefs: [{name: web, port: 80}]";
+    assert_eq!(
+        found(&TranslationOptions::default(), &[&*whole, &route(&format!("{parent}, rules: [{{{to_web}}}]"))].concat()),
+        [""; 0]
+    );
+    let cases = [
+        (mesh.clone(), "error: Namespace shop: metadata.labels[istio.io/use-waypoint]: there is no Gateway shop/edge"),
+        (
+            [&*mesh, &gateway].concat(),
+            "warning: Namespace shop: metadata.labels[istio.io/use-waypoint]: no pod of the waypoint",
+        ),
+        (
+            [&*whole, &route(&format!("{parent}, rules: [{{backendRefs: [{{name: web, port: 81}}]}}]"))].concat(),
+            "error: HTTPRoute shop/r: spec.rules[0].backendRefs[0]: the Service shop/web has no TCP port 81",
+        ),
+        (
+            [&*whole, &route(&format!("{parent}, rules: [{{backendRefs: [{{name: gone, port: 80}}]}}]"))].concat(),
+            "error: HTTPRoute shop/r: spec.rules[0].backendRefs[0]: there is no Service shop/gone",
+        ),
+        (
+            [&*whole, &route(&format!("{parent}, rules: [{{backendRefs: [{{name: web, port: 80, weight: 0}}]}}]"))]
+                .concat(),
+            "error: HTTPRoute shop/r: spec.rules[0].backendRefs: the weight of every backend is 0",
+        ),
+        (
+            [&*whole, &route(&format!("{parent}, rules: [{{}}]"))].concat(),
+            "warning: HTTPRoute shop/r: spec.rules[0].backendRefs: is empty",
+        ),
+        (
+            [&*whole, &route(&format!("{parent}, rules: [{{{to_web}}}, {{{to_web}}}]"))].concat(),
+            "warning: HTTPRoute shop/r: spec.rules[1]: no request reaches this rule: rule 0",
+        ),
+        (
+            [&*whole, &route(&format!("parentRefs: [{{name: other}}], rules: [{{{to_web}}}]"))].concat(),
+            "warning: HTTPRoute shop/r: spec.parentRefs: names no Service",
+        ),
+        (
+            [
+                &*whole,
+                &route(&format!("parentRefs: [{{group: '', kind: Service, name: gone}}], rules: [{{{to_web}}}]")),
+            ]
+            .concat(),
+            "error: HTTPRoute shop/r: spec.parentRefs[0]: there is no Service shop/gone",
+        ),
+        (
+            [
+                &*whole.replace(", istio.io/use-waypoint: edge}", "}"),
+                &route(&format!("{parent}, rules: [{{{to_web}}}]")),
+            ]
+            .concat(),
+            "warning: HTTPRoute shop/r: spec.parentRefs[0]: attached; but the Service shop/web has no waypoint",
+        ),
+    ];
+    for (yaml, expected) in cases {
+        let found = found(&TranslationOptions::default(), &yaml);
+        assert_eq!(found.len(), 1, "{expected}: {found:#?}");
+        let (_, said) = found[0].split_once(": ").expect("a line comes first");
+        assert!(said.starts_with(expected), "{expected}: {found:#?}");
+    }
+}

@@ -1,11 +1,13 @@
-//! What of each policy is in force, said in its status.
+//! What of each policy and route is in force, said in its status.
 //!
 //! AuthorizationPolicies and PeerAuthentications get the condition `WeftAccepted`. It is `True` when all that the policy
-//! says is in force, and else `False`, with what is not in its message. Conditions of others are left as they are.
+//! says is in force, and else `False`, with what is not in its message. Conditions of others are left as they are. Of
+//! routes, Gateways and their classes the source of the cluster's objects says what is to be said: see [`routes`].
 //!
 //! A status is written only when it should be another one, at a moderate pace. Where the kind has no subresource for
 //! statuses nothing is written: for that the controller would have to be allowed to change the policies themselves.
 
+mod routes;
 mod verdict;
 mod wide;
 
@@ -18,6 +20,7 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_of};
 use kube::{Api, Client};
+pub use routes::Verdicts;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_stream::{StreamExt, StreamMap};
@@ -27,12 +30,15 @@ use wide::Wide;
 use super::{Failure, answered};
 use crate::manifest::{Reading, read_object};
 use crate::object::{Interner, Kind, Object, ObjectId};
-use crate::source::kubernetes::{Retries, at, resource};
+use crate::source::kubernetes::{Retries, at, resource_of};
 
 /// The type of the condition.
 const CONDITION: &str = "WeftAccepted";
 /// Kinds that get it.
-const KINDS: [Kind; 2] = [Kind::AuthorizationPolicy, Kind::PeerAuthentication];
+const POLICIES: [Kind; 2] = [Kind::AuthorizationPolicy, Kind::PeerAuthentication];
+/// Kinds of which the source says what is to be said.
+const ROUTED: [Kind; 6] =
+    [Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::GrpcRoute, Kind::TlsRoute, Kind::TcpRoute];
 /// The least time between two writes …
 const PACE: Duration = Duration::from_millis(50);
 /// … and between two of one object: whoever always undoes them is not fought over.
@@ -40,15 +46,18 @@ const PACE_OF_ONE: Duration = Duration::from_secs(10);
 /// How long a kind is left alone whose statuses cannot be written.
 const LEFT_ALONE: Duration = Duration::from_secs(300);
 
-/// Keeps the statuses of all policies until it is dropped.
-pub(super) async fn keep(client: Client, root_namespace: String) {
+/// Keeps the statuses of all policies, and those of `verdicts`, until it is dropped.
+pub(super) async fn keep(client: Client, root_namespace: String, verdicts: Verdicts) {
     let mut watches = StreamMap::new();
-    for kind in KINDS {
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
-        let events = watch_of(api, watcher::Config::default()).backoff(Retries::default());
-        watches.insert(kind, Box::pin(events));
+    for kind in POLICIES.into_iter().chain(ROUTED) {
+        for version in versions(kind) {
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource_of(kind, version));
+            let events = watch_of(api, watcher::Config::default()).backoff(Retries::default());
+            watches.insert((kind, *version), Box::pin(events));
+        }
     }
-    let mut statuses = Statuses::new(root_namespace);
+    let mut news = verdicts.news();
+    let mut statuses = Statuses::new(root_namespace, verdicts);
     loop {
         let next = statuses.next();
         tokio::select! {
@@ -59,8 +68,13 @@ pub(super) async fn keep(client: Client, root_namespace: String) {
                     statuses.written(id, due, written);
                 }
             }
-            Some((kind, event)) = watches.next() => match event {
-                Ok(event) => statuses.note(kind, event),
+            changed = news.changed() => match changed {
+                Ok(()) => statuses.look_at_changed(),
+                // Its owner is part of `statuses`.
+                Err(_) => return,
+            },
+            Some(((kind, version), event)) = watches.next() => match event {
+                Ok(event) => statuses.note(kind, version, event),
                 // The source of the mesh's description watches the same, and says what is wrong.
                 Err(error) => tracing::debug!(%kind, %error, "watching for statuses failed"),
             },
@@ -68,13 +82,20 @@ pub(super) async fn keep(client: Client, root_namespace: String) {
     }
 }
 
-/// Writes the conditions of one object, unless it was changed meanwhile.
+/// The versions of a kind that are watched: kinds that have become stable only lately may be there in an older one alone.
+fn versions(kind: Kind) -> &'static [&'static str] {
+    let versions = kind.api_versions();
+    if matches!(kind, Kind::TlsRoute | Kind::TcpRoute) { versions } else { &versions[..1] }
+}
+
+/// Writes the status of one object, unless it was changed meanwhile.
 async fn write(client: &Client, id: &ObjectId, due: &Due) -> Result<(), Failure> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &id.namespace, &resource(id.kind));
-    let patch = json!({
-        "metadata": { "resourceVersion": due.version },
-        "status": { "conditions": due.conditions },
-    });
+    let resource = resource_of(id.kind, due.api_version);
+    let api: Api<DynamicObject> = match id.kind.is_namespaced() {
+        true => Api::namespaced_with(client.clone(), &id.namespace, &resource),
+        false => Api::all_with(client.clone(), &resource),
+    };
+    let patch = json!({ "metadata": { "resourceVersion": due.version }, "status": due.status });
     answered(api.patch_status(&id.name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
 }
 
@@ -84,8 +105,18 @@ struct Due {
     not_before: Instant,
     /// The version of the object that it is about.
     version: String,
-    /// All of its conditions, those of others too.
-    conditions: Vec<Value>,
+    /// The version of the API by which it was read.
+    api_version: &'static str,
+    /// What is changed in it: lists are whole, with what others have in them.
+    status: Value,
+}
+
+/// A route, Gateway or class, as it was seen last.
+struct Routed {
+    generation: Option<i64>,
+    version: String,
+    api_version: &'static str,
+    status: Value,
 }
 
 /// The statuses that are to be written.
@@ -93,6 +124,8 @@ struct Statuses {
     root_namespace: String,
     interner: Interner,
     wide: Wide,
+    verdicts: Verdicts,
+    routed: HashMap<ObjectId, Routed>,
     /// Kinds whose list is under way: what overrides what is known when it ends.
     listing: HashSet<Kind>,
     due: BTreeMap<ObjectId, Due>,
@@ -105,11 +138,13 @@ struct Statuses {
 }
 
 impl Statuses {
-    fn new(root_namespace: String) -> Self {
+    fn new(root_namespace: String, verdicts: Verdicts) -> Self {
         Self {
             root_namespace,
             interner: Interner::default(),
             wide: Wide::default(),
+            verdicts,
+            routed: HashMap::new(),
             listing: HashSet::new(),
             due: BTreeMap::new(),
             written: HashMap::new(),
@@ -118,14 +153,18 @@ impl Statuses {
         }
     }
 
-    fn note(&mut self, kind: Kind, event: Event<DynamicObject>) {
+    fn note(&mut self, kind: Kind, version: &'static str, event: Event<DynamicObject>) {
         match event {
+            Event::Apply(object) | Event::InitApply(object) if ROUTED.contains(&kind) => {
+                self.look_at_routed(kind, version, object);
+            }
             Event::Apply(object) | Event::InitApply(object) => self.look(kind, object),
             Event::Delete(object) => {
                 let text = |text: Option<String>| text.unwrap_or_default().into();
                 let (namespace, name) = (text(object.metadata.namespace), text(object.metadata.name));
                 let id = ObjectId { kind, namespace, name };
                 self.due.remove(&id);
+                self.routed.remove(&id);
                 if kind == Kind::PeerAuthentication && self.wide.remove(&id) {
                     self.look_at_others(&id);
                 }
@@ -142,6 +181,53 @@ impl Statuses {
                 self.interner.forget_unused();
             }
         }
+    }
+
+    fn look_at_routed(&mut self, kind: Kind, api_version: &'static str, object: DynamicObject) {
+        let DynamicObject { metadata, data, .. } = object;
+        let text = |text: Option<String>| text.unwrap_or_default().into();
+        let namespace = metadata.namespace.filter(|_| kind.is_namespaced());
+        let id = ObjectId { kind, namespace: text(namespace), name: text(metadata.name) };
+        let status = data.get("status").cloned().unwrap_or_default();
+        let version = metadata.resource_version.unwrap_or_default();
+        let routed = Routed { generation: metadata.generation, version, api_version, status };
+        self.routed.insert(id.clone(), routed);
+        self.judge_routed(id);
+    }
+
+    /// Looks at what the source judges otherwise by now.
+    fn look_at_changed(&mut self) {
+        for id in self.verdicts.take_changed() {
+            self.judge_routed(id);
+        }
+    }
+
+    /// Notes a route, Gateway or class whose status should be another.
+    fn judge_routed(&mut self, id: ObjectId) {
+        let verdict = self.verdicts.get(&id);
+        let due = self.routed.get(&id).zip(verdict).and_then(|(routed, verdict)| {
+            // The source hears of a change by itself, and will judge it.
+            let is_of_this = verdict.generation == routed.generation;
+            let status = routes::status_with(&routed.status, &verdict).filter(|_| is_of_this)?;
+            Some((routed.version.clone(), routed.api_version, status))
+        });
+        match due {
+            Some((version, api_version, status)) => {
+                let not_before = self.not_before(&id);
+                self.due.insert(id, Due { not_before, version, api_version, status });
+            }
+            None => {
+                self.due.remove(&id);
+            }
+        }
+    }
+
+    /// When an object may be written to.
+    fn not_before(&self, id: &ObjectId) -> Instant {
+        let now = Instant::now();
+        let of_one = self.written.get(id).map_or(now, |written| *written + PACE_OF_ONE);
+        let of_kind = self.left_alone.get(&id.kind).copied().unwrap_or(now);
+        of_one.max(of_kind).max(now)
     }
 
     /// Looks at an object, and at those that it overrides.
@@ -182,12 +268,10 @@ impl Statuses {
         let verdict = Verdict::of(&id, &entry.reading, &problems, &self.root_namespace, senior.as_deref());
         let conditions = tree.pointer("/status/conditions").and_then(Value::as_array);
         let conditions = conditions_with(conditions.map_or(&[][..], Vec::as_slice), &verdict, generation);
-        let now = Instant::now();
         match (conditions, version) {
             (Some(conditions), Some(version)) => {
-                let of_one = self.written.get(&id).map_or(now, |written| *written + PACE_OF_ONE);
-                let of_kind = self.left_alone.get(&kind).copied().unwrap_or(now);
-                let due = Due { not_before: of_one.max(of_kind).max(now), version, conditions };
+                let (api_version, status) = (kind.api_versions()[0], json!({ "conditions": conditions }));
+                let due = Due { not_before: self.not_before(&id), version, api_version, status };
                 self.due.insert(id.clone(), due);
             }
             _ => {

@@ -204,8 +204,6 @@ impl Session {
         let count = |kind| self.addresses.resources.values().filter(|held| held.kind == kind).count();
         Some(Update {
             changes: std::mem::take(&mut self.changes),
-            local_pods: Vec::new(),
-            namespaces: Vec::new(),
             problems: self.problems.values().flatten().take(MAX_PROBLEMS).cloned().collect(),
             objects: ObjectCounts {
                 pods: count(Kind::Workload),
@@ -213,6 +211,7 @@ impl Session {
                 authorization_policies: self.policies.resources.len(),
                 ..ObjectCounts::default()
             },
+            ..Update::default()
         })
     }
 

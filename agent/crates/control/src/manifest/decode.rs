@@ -5,13 +5,16 @@ use std::sync::Arc;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::Deserialize;
 use serde_json::Value;
+use weft_route::RouteKind;
 
 use super::document::{Document, Place, ReadError};
 use super::tree::read_tree;
 use super::{Entry, Part, Reader, Reading, Scrutiny};
 use crate::object::{
-    AuthorizationPolicy, EndpointSlice, Interner, Kind, NETNS, Namespace, Node, Object, ObjectId, PeerAuthentication,
-    PeerAuthenticationManifest, Pod, PodView, PolicyManifest, Service, ServiceAccount, excerpt, identify,
+    AuthorizationPolicy, Described, EndpointSlice, Gateway, GatewayClass, GatewayClassManifest, GatewayManifest,
+    GrpcRouteManifest, HttpRouteManifest, Interner, Kind, NETNS, Namespace, Node, Object, ObjectId, PeerAuthentication,
+    PeerAuthenticationManifest, Pod, PodView, PolicyManifest, ReferenceGrant, ReferenceGrantManifest, RouteObject,
+    Service, ServiceAccount, StreamRouteManifest, excerpt, identify,
 };
 use crate::problem::{Note, Notes, Problem, Severity};
 
@@ -121,9 +124,9 @@ impl Part {
 
     fn found(&mut self, reader: &Reader<'_>, document: Document<'_>, line: u32, notes: Notes, object: Object) {
         let id = object.id();
-        let reading = match notes.has_errors() {
-            false => Reading::Valid(object),
-            true => Reading::Invalid(Some(object)),
+        let reading = match is_valid(&id, &notes) {
+            true => Reading::Valid(object),
+            false => Reading::Invalid(Some(object)),
         };
         self.note(reader, document, line, notes, Some(&id));
         self.entries.push(Entry { id, line, reading });
@@ -238,11 +241,16 @@ pub(super) fn object_of_cluster(kind: Kind, tree: &Value, interner: &mut Interne
     let mut notes = Notes::default();
     let scrutiny = match kind {
         // A condition that is not known here must not be taken for none: without it a rule would allow more.
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication => Scrutiny::Normal,
+        Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute => Scrutiny::Normal,
         _ => Scrutiny::Lenient,
     };
     let (id, reading) = match understood(kind, tree, scrutiny, interner, &mut notes) {
-        Some(object) if notes.has_errors() => (Some(object.id()), Reading::Invalid(Some(object))),
+        Some(object) if !is_valid(&object.id(), &notes) => (Some(object.id()), Reading::Invalid(Some(object))),
         Some(object) => (Some(object.id()), Reading::Valid(object)),
         None => {
             let text = |field: &str| tree.get("metadata")?.get(field)?.as_str();
@@ -253,6 +261,11 @@ pub(super) fn object_of_cluster(kind: Kind, tree: &Value, interner: &mut Interne
     };
     let problems = notes.into_vec().into_iter().map(|note| note.at(None, None, id.clone())).collect();
     (id.map(|id| Entry { id, line: 0, reading }), problems)
+}
+
+/// Whether an object that was read is in force as it is now. The parts of some are judged one by one.
+fn is_valid(id: &ObjectId, notes: &Notes) -> bool {
+    id.kind.is_judged_by_parts() || !notes.has_errors()
 }
 
 /// Reads an object of a kind, and notes why it cannot be.
@@ -325,7 +338,50 @@ fn object(
             agree(kind, &manifest.api_version, &manifest.kind)?;
             PeerAuthentication::read(&manifest, interner, notes).map(Object::PeerAuthentication)
         }
+        Kind::GatewayClass => {
+            let manifest: GatewayClassManifest = full(tree, scrutiny, notes)?;
+            agree(kind, &manifest.api_version, &manifest.kind)?;
+            GatewayClass::read(&manifest, interner, notes).map(Object::GatewayClass)
+        }
+        Kind::Gateway => {
+            let manifest: GatewayManifest = full(tree, scrutiny, notes)?;
+            agree(kind, &manifest.api_version, &manifest.kind)?;
+            Gateway::read(&manifest, interner, notes).map(Object::Gateway)
+        }
+        Kind::HttpRoute => {
+            let manifest: HttpRouteManifest = described(kind, tree, scrutiny, notes)?;
+            route(RouteObject::read(RouteKind::Http, &manifest, interner, notes))
+        }
+        Kind::GrpcRoute => {
+            let manifest: GrpcRouteManifest = described(kind, tree, scrutiny, notes)?;
+            route(RouteObject::read(RouteKind::Grpc, &manifest, interner, notes))
+        }
+        Kind::TlsRoute => {
+            let manifest: StreamRouteManifest = described(kind, tree, scrutiny, notes)?;
+            route(RouteObject::read(RouteKind::Tls, &manifest, interner, notes))
+        }
+        Kind::TcpRoute => {
+            let manifest: StreamRouteManifest = described(kind, tree, scrutiny, notes)?;
+            route(RouteObject::read(RouteKind::Tcp, &manifest, interner, notes))
+        }
+        Kind::ReferenceGrant => {
+            let manifest: ReferenceGrantManifest = full(tree, scrutiny, notes)?;
+            agree(kind, &manifest.api_version, &manifest.kind)?;
+            ReferenceGrant::read(&manifest, interner, notes).map(Object::ReferenceGrant)
+        }
     })
+}
+
+fn route(read: Option<RouteObject>) -> Option<Object> {
+    read.map(|route| Object::Route(Box::new(route)))
+}
+
+/// Reads the whole manifest of a route.
+fn described<T: Described>(kind: Kind, tree: &Value, scrutiny: Scrutiny, notes: &mut Notes) -> Result<T, ReadError> {
+    let manifest: T = full(tree, scrutiny, notes)?;
+    let (api_version, name) = manifest.described();
+    agree(kind, api_version, name)?;
+    Ok(manifest)
 }
 
 /// Whether an object is what it seemed to be at a glance. Where it says nothing, its list has said it.

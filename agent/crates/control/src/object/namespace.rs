@@ -7,6 +7,7 @@ use weft_model::Locality;
 
 use super::metadata::{excerpt, identify_by};
 use super::node::locality;
+use super::waypoint::WaypointChoice;
 use super::{Interner, Kind, Labels};
 use crate::problem::Notes;
 
@@ -51,6 +52,10 @@ pub(crate) struct Namespace {
     pub mode: Option<DataplaneMode>,
     /// Where its pods run when neither they nor their nodes say.
     pub locality: Locality,
+    /// The waypoint of what does not say of its own.
+    pub waypoint: WaypointChoice,
+    /// By which listeners of Gateways select namespaces.
+    pub labels: Labels,
 }
 
 impl Namespace {
@@ -59,7 +64,15 @@ impl Namespace {
         let labels = Labels::new(manifest.metadata.labels.iter().flatten(), interner);
         let mode = labels.get(DATAPLANE_MODE).map(|value| &**value);
         DataplaneMode::check(mode, notes);
-        Some(Self { name: id.name, mode: DataplaneMode::read(mode), locality: locality(&labels) })
+        let label = |key: &str| labels.get(key).map(|value| &**value);
+        WaypointChoice::check(label, notes);
+        Some(Self {
+            name: id.name,
+            mode: DataplaneMode::read(mode),
+            locality: locality(&labels),
+            waypoint: WaypointChoice::read(label, interner),
+            labels,
+        })
     }
 }
 

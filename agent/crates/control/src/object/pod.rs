@@ -11,6 +11,7 @@ use view::PodView;
 
 use super::metadata::{address, excerpt, identify, is_dns_subdomain};
 use super::namespace::{DATAPLANE_MODE, DataplaneMode};
+use super::waypoint::WaypointChoice;
 use super::{Interner, Kind};
 use crate::problem::Notes;
 
@@ -47,6 +48,8 @@ pub(crate) struct Pod {
     pub ready: Option<bool>,
     /// It has a deletion timestamp.
     pub is_terminating: bool,
+    /// Connections may pass by its waypoint: the annotation `weft.dev/waypoint-bypass`.
+    pub may_bypass_waypoint: bool,
 }
 
 impl Pod {
@@ -78,6 +81,7 @@ impl Pod {
         }
         let template = interner.template(&key);
         DataplaneMode::check(template.labels.get(DATAPLANE_MODE).map(|mode| &**mode), notes);
+        WaypointChoice::check(|key| template.labels.get(key).map(|value| &**value), notes);
         let ready = status.conditions.iter().find(|condition| &*condition.kind == "Ready");
         Some(Self {
             name: id.name,
@@ -96,6 +100,7 @@ impl Pod {
             },
             ready: ready.map(|condition| &*condition.status == "True"),
             is_terminating: metadata.deletion_timestamp.is_some(),
+            may_bypass_waypoint: metadata.annotations.may_bypass_waypoint,
         })
     }
 

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_model::{AppProtocol, ClientIpAffinity, InternalTrafficPolicy, TrafficDistribution};
 
 use super::metadata::{address, excerpt, identify_by, port};
+use super::waypoint::{WAYPOINT_BYPASS, WaypointChoice};
 use super::{Interner, Kind, Labels, Selector};
 use crate::problem::Notes;
 
@@ -27,6 +28,10 @@ pub(crate) struct Service {
     pub internal_traffic_policy: InternalTrafficPolicy,
     pub traffic_distribution: TrafficDistribution,
     pub publish_not_ready_addresses: bool,
+    /// What its own labels say.
+    pub waypoint: WaypointChoice,
+    /// Connections may pass by its waypoint: the annotation `weft.dev/waypoint-bypass`.
+    pub may_bypass_waypoint: bool,
 }
 
 /// How a service is reached.
@@ -65,6 +70,10 @@ impl Service {
         let spec = manifest.spec.as_ref().unwrap_or(&default);
         let kind = kind(spec, notes);
         let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty());
+        let label = |key: &str| manifest.metadata.labels.as_ref()?.get(key).map(String::as_str);
+        WaypointChoice::check(label, notes);
+        let annotations = manifest.metadata.annotations.as_ref();
+        let bypass = annotations.and_then(|annotations| annotations.get(WAYPOINT_BYPASS.0)).map(String::as_str);
         Some(Self {
             name: id.name,
             namespace: id.namespace,
@@ -101,6 +110,8 @@ impl Service {
                 }
             },
             publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
+            waypoint: WaypointChoice::read(label, interner),
+            may_bypass_waypoint: bypass == Some(WAYPOINT_BYPASS.1),
         })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each kind has a watch of its own, which lists, goes on from there by the API server's events, and lists again when it
 //! has fallen behind; while the API server is away what was known stays. The first update waits for all kinds: an agent
-//! is never told of half a cluster. Kinds of Istio that a cluster does not have are none, and are looked for again.
+//! is never told of half a cluster. Kinds that a cluster does not have, of Istio or of the Gateway API, are none, and are
+//! looked for again; of one that has several versions the first that the cluster has is watched.
 
 mod contents;
 pub mod lookup;
@@ -174,6 +175,8 @@ struct Watch {
 enum Ended {
     /// The API server does not know how to list by a watch (before Kubernetes 1.32).
     NeedsList,
+    /// The API server does not have this version of the kind.
+    Missing,
     /// Nobody listens any more.
     Over,
 }
@@ -181,10 +184,28 @@ enum Ended {
 impl Watch {
     async fn run(mut self, mut shutdown: Shutdown) {
         let watching = async {
+            let listing = watcher::Config { field_selector: self.fields.take(), ..watcher::Config::default() };
             // A list in pieces, as events, costs the API server and this process least memory.
-            let config = watcher::Config { field_selector: self.fields.take(), ..watcher::Config::default() };
-            if let Ended::NeedsList = self.watch(config.clone().streaming_lists()).await {
-                self.watch(config).await;
+            let mut config = listing.clone().streaming_lists();
+            let mut versions = self.kind.api_versions().iter().cycle();
+            let (mut missing, mut pauses) = (0, Retries::default());
+            while let Some(version) = versions.next() {
+                match self.watch(version, config.clone()).await {
+                    Ended::Over => return,
+                    Ended::NeedsList => {
+                        (config, missing) = (listing.clone(), 0);
+                        versions = self.kind.api_versions().iter().cycle();
+                    }
+                    Ended::Missing => missing += 1,
+                }
+                if missing == self.kind.api_versions().len() {
+                    missing = 0;
+                    let message = |kind| tracing::info!(%kind, "the cluster does not have it; waiting for it");
+                    if self.say(message, "absent") && self.news.send((self.kind, News::Absent)).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(pauses.0.pause()).await;
+                }
             }
         };
         tokio::select! {
@@ -194,9 +215,9 @@ impl Watch {
         }
     }
 
-    async fn watch(&mut self, config: watcher::Config) -> Ended {
+    async fn watch(&mut self, version: &str, config: watcher::Config) -> Ended {
         let lists_by_watch = matches!(config.initial_list_strategy, watcher::InitialListStrategy::StreamingList);
-        let api: Api<Watched> = Api::all_with(self.client.clone(), &resource(self.kind));
+        let api: Api<Watched> = Api::all_with(self.client.clone(), &resource_of(self.kind, version));
         let mut events = pin!(watch_of(api, config).backoff(Retries::default()));
         while let Some(event) = events.next().await {
             let news = match event {
@@ -208,13 +229,7 @@ impl Watch {
                 }
                 Err(error) => match code(&error) {
                     Some(400 | 422) if lists_by_watch => return Ended::NeedsList,
-                    Some(404) => {
-                        let message = |kind| tracing::info!(%kind, "the cluster does not have it; waiting for it");
-                        if !self.say(message, "absent") {
-                            continue;
-                        }
-                        News::Absent
-                    }
+                    Some(404) => return Ended::Missing,
                     code => {
                         let hint = Hint(self.kind, code);
                         let text = error.to_string();
@@ -323,7 +338,11 @@ pub async fn mark(client: &Client, pod: &LocalPod, is_captured: bool) -> Result<
 
 /// Where the API has a kind.
 pub(crate) fn resource(kind: Kind) -> ApiResource {
-    let api_version = kind.api_versions()[0];
+    resource_of(kind, kind.api_versions()[0])
+}
+
+/// Where the API has a version of a kind.
+pub(crate) fn resource_of(kind: Kind, api_version: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource {
         group: group.to_owned(),

@@ -56,9 +56,11 @@ impl Translator {
         !self.is_excluded(&state.pod.namespace) && Membership::of_template(&state.pod.template).is_member(namespace)
     }
 
-    /// Whether others may reach a pod by tunnels: it is enrolled, and captured where that can be known.
+    /// Whether others may reach a pod by tunnels: it is enrolled, and captured where that can be known; or it is a
+    /// waypoint, which takes them itself.
     pub(crate) fn is_announced(&self, state: &PodState) -> bool {
-        self.is_enrolled(state) && (state.pod.is_redirected || !self.options.on_kubernetes)
+        state.pod.template.is_waypoint
+            || self.is_enrolled(state) && (state.pod.is_redirected || !self.options.on_kubernetes)
     }
 
     /// For a node of a cluster: all namespaces, sorted, and whether their label takes pods into the mesh.

@@ -27,7 +27,8 @@ pub struct MembershipError {
 
 impl Membership {
     /// What a Pod says, from the object in JSON. One on the host's network (it would capture the node), one that has a
-    /// sidecar, and the mirror of a static pod (which has no identity) are outside; else its own label counts.
+    /// sidecar, a waypoint, which takes tunnels itself, and the mirror of a static pod (which has no identity) are outside; else
+    /// its own label counts.
     ///
     /// # Errors
     /// It is no Pod.
@@ -39,7 +40,8 @@ impl Membership {
         }
         let view: PodView<'_> = serde_json::from_str(json).map_err(failed)?;
         let key = TemplateKey::read(&view);
-        Ok(Self::of(key.is_host_network() || key.has_sidecar() || key.is_static(), key.mode()))
+        let is_never_captured = key.is_host_network() || key.is_waypoint() || key.is_static();
+        Ok(Self::of(is_never_captured, key.has_sidecar(), key.mode()))
     }
 
     /// What a Namespace says, from the object in JSON, by its label. Its metadata alone will do.
@@ -54,11 +56,12 @@ impl Membership {
     }
 
     pub(crate) fn of_template(template: &PodTemplate) -> Self {
-        Self::of(template.is_host_network || template.has_sidecar || template.is_static(), template.mode)
+        let is_never_captured = template.is_host_network || template.is_waypoint || template.is_static();
+        Self::of(is_never_captured, template.has_sidecar, template.mode)
     }
 
-    fn of(can_never_be: bool, mode: Option<DataplaneMode>) -> Self {
-        if can_never_be { Self::Outside } else { Self::said(mode) }
+    fn of(is_never_captured: bool, has_sidecar: bool, mode: Option<DataplaneMode>) -> Self {
+        if is_never_captured || has_sidecar { Self::Outside } else { Self::said(mode) }
     }
 
     pub(super) fn said(mode: Option<DataplaneMode>) -> Self {
@@ -102,6 +105,13 @@ mod tests {
             (json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "0c5f"}}}), Outside),
             (json!({"metadata": {"ownerReferences": [{"kind": "Node", "name": "n1", "controller": true}]}}), Outside),
             (json!({"spec": {"containers": [{"name": "istio-proxy"}]}}), Outside),
+            (
+                json!({"metadata": {"labels": {
+                    "istio.io/dataplane-mode": "ambient",
+                    "gateway.networking.k8s.io/gateway-class-name": "weft-waypoint",
+                }}}),
+                Outside,
+            ),
             (json!({"spec": {"initContainers": [{"name": "istio-proxy", "restartPolicy": "Always"}]}}), Outside),
             (
                 json!({"metadata": {"labels": {"istio.io/dataplane-mode": "ambient"}}, "spec": {"hostNetwork": true}}),

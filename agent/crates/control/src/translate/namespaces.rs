@@ -160,8 +160,18 @@ impl Translator {
         }
     }
 
-    /// Its label and locality count for all of its pods.
+    /// Its labels and locality count for all of its pods, services and routes.
     fn touch_namespace(&mut self, id: NamespaceId) {
+        let services = self.namespaces[id].services.values().copied();
+        let services: Vec<ServiceId> = services.collect();
+        for service in services {
+            let state = &self.services[service];
+            self.routes.touch_service((&state.service.namespace, &state.service.name));
+            self.pending.services.push(service);
+        }
+        // Listeners select namespaces by their labels.
+        self.routes.touch_of_gateways();
+        self.gateways_are_stale = true;
         let templates: Vec<TemplateId> = self.namespaces[id].templates.values().copied().collect();
         templates.into_iter().for_each(|template| self.touch_template(template));
     }

@@ -189,6 +189,7 @@ impl Translator {
         self.touch_endpoints_of(id);
         self.leave_template(self.pods.get(id).template, id);
         let state = self.pods.remove(id);
+        self.gateways_are_stale |= state.pod.template.is_waypoint;
         if state.is_published {
             self.pending.removals.push(Change::RemoveWorkload(self.pod_uid(&state.pod)));
         }
@@ -201,6 +202,7 @@ impl Translator {
     /// The next flush looks at this pod.
     pub(crate) fn touch_pod(&mut self, id: PodId) {
         let state = self.pods.get_mut(id);
+        self.gateways_are_stale |= state.pod.template.is_waypoint;
         if !state.is_touched {
             state.is_touched = true;
             self.pending.pods.push(id);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_model::{Change, Service as ModelService, ServicePort as ModelPort};
+use weft_model::{Change, Service as ModelService, ServicePort as ModelPort, Waypoint};
 
 use super::Translator;
 use super::namespaces::{NamespaceId, TemplateId};
@@ -18,6 +18,8 @@ pub(crate) struct ServiceState {
     /// `<namespace>/<hostname>`.
     pub key: Arc<str>,
     pub namespace: NamespaceId,
+    /// Its waypoint, as it was published last.
+    pub waypoint: Option<Arc<Waypoint>>,
     /// The model has it.
     is_published: bool,
 }
@@ -51,6 +53,7 @@ impl Translator {
                     key: format!("{}/{hostname}", service.namespace).into(),
                     service,
                     namespace,
+                    waypoint: None,
                     is_published: false,
                 });
                 self.namespaces[namespace].services.insert(name, id);
@@ -60,7 +63,15 @@ impl Translator {
         };
         self.select(id);
         self.touch_service(id);
+        self.touch_routes_of(id);
         self.pending.services.push(id);
+    }
+
+    /// Routes that refer to it are looked at again, and the Gateway that it may be the service of.
+    fn touch_routes_of(&mut self, id: ServiceId) {
+        let service = &self.services[id].service;
+        self.gateways_are_stale |= self.gateways.find(&service.namespace, &service.name).is_some();
+        self.routes.touch_service((&service.namespace, &service.name));
     }
 
     pub(crate) fn remove_service(&mut self, namespace: NamespaceId, name: &str) {
@@ -69,6 +80,7 @@ impl Translator {
         };
         self.touch_service(id);
         self.deselect(id);
+        self.touch_routes_of(id);
         self.pending.services.retain(|other| *other != id);
         let state = self.services.remove(id);
         if state.is_published {
@@ -113,6 +125,12 @@ impl Translator {
         pending.sort_unstable();
         pending.dedup();
         for id in pending {
+            let waypoint = self.waypoint_of_service(&self.services[id]);
+            if waypoint.as_ref() != self.services[id].waypoint.as_deref() {
+                // Its endpoints say it, too.
+                self.services[id].waypoint = waypoint.map(Arc::new);
+                self.touch_service(id);
+            }
             let state = &mut self.services[id];
             let is_wanted = state.service.kind != ServiceKind::External;
             if is_wanted {
@@ -149,7 +167,7 @@ impl ServiceState {
             traffic_distribution: service.traffic_distribution,
             publish_not_ready_addresses: service.publish_not_ready_addresses,
             subject_alt_names: Vec::new(),
-            waypoint: None,
+            waypoint: self.waypoint.clone(),
         }
     }
 }

@@ -10,6 +10,8 @@ mod endpoints;
 mod incremental;
 mod mtls;
 mod policies;
+mod routes;
+mod waypoints;
 mod workloads;
 
 /// A translator, and the model as its changes make it.

@@ -105,7 +105,7 @@ impl Translator {
             health: if pod.is_ready() { Health::Healthy } else { Health::Unhealthy },
             policies,
             services,
-            waypoint: None,
+            waypoint: self.waypoint_of_pod(state).map(Arc::new),
         }
     }
 
@@ -166,7 +166,7 @@ impl Translator {
                 service: Arc::clone(&service.key),
                 ports: ports.collect(),
                 condition,
-                waypoint: None,
+                waypoint: service.waypoint.clone(),
             });
         }
         for endpoint in endpoints {
@@ -188,7 +188,7 @@ impl Translator {
                 service: Arc::clone(&service.key),
                 ports: Vec::new(),
                 condition,
-                waypoint: None,
+                waypoint: service.waypoint.clone(),
             });
             memberships.len() - 1
         });

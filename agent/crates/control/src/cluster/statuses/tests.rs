@@ -1,5 +1,12 @@
 use super::*;
 
+const V1: &str = "security.istio.io/v1";
+
+/// The conditions that are to be written.
+fn conditions(due: &Due) -> Vec<Value> {
+    due.status["conditions"].as_array().cloned().unwrap_or_default()
+}
+
 fn policy(spec: Value, conditions: Value) -> DynamicObject {
     let tree = json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
@@ -11,12 +18,12 @@ fn policy(spec: Value, conditions: Value) -> DynamicObject {
 
 /// What is to be written about a policy now.
 fn due(statuses: &mut Statuses, object: DynamicObject) -> Option<Due> {
-    statuses.note(Kind::AuthorizationPolicy, Event::Apply(object));
+    statuses.note(Kind::AuthorizationPolicy, V1, Event::Apply(object));
     statuses.begin().map(|(_, due)| due)
 }
 
 fn statuses() -> Statuses {
-    Statuses::new("istio-system".to_owned())
+    Statuses::new("istio-system".to_owned(), Verdicts::default())
 }
 
 fn rule() -> Value {
@@ -39,7 +46,7 @@ async fn a_policy_is_told_whether_it_is_in_force_and_what_in_it_cannot_be() {
         (json!({ "rules": 7 }), "False", "Invalid", "not in force as it is written"),
     ] {
         let due = due(&mut statuses(), policy(spec.clone(), json!([]))).unwrap_or_else(|| panic!("{spec}: nothing"));
-        let [condition] = &due.conditions[..] else { panic!("{due:?}") };
+        let [condition] = &conditions(&due)[..] else { panic!("{due:?}") };
         assert_eq!((&condition["status"], &condition["reason"]), (&json!(status), &json!(reason)), "{spec}");
         assert!(condition["message"].as_str().is_some_and(|message| message.contains(part)), "{condition}");
         assert_eq!((&condition["observedGeneration"], &*due.version), (&json!(3), "17"));
@@ -52,18 +59,18 @@ async fn a_status_is_written_only_when_it_should_be_another_and_those_of_others_
     let other = json!({ "type": "ZtunnelAccepted", "status": "True", "whatever": 1 });
     let spec = json!({ "rules": [rule()] });
     let first = due(&mut statuses(), policy(spec.clone(), json!([other]))).expect("it has none");
-    assert_eq!((first.conditions.len(), &first.conditions[0]), (2, &other));
-    let written = policy(spec, json!(first.conditions));
+    assert_eq!((conditions(&first).len(), &conditions(&first)[0]), (2, &other));
+    let written = policy(spec, json!(conditions(&first)));
     assert_eq!(due(&mut statuses(), written), None);
 
     // While the status stays, so does the time since when it is so.
-    let mut since = first.conditions.clone();
+    let mut since = conditions(&first);
     since[1]["lastTransitionTime"] = json!("2020-01-01T00:00:00Z");
     since[1]["message"] = json!("another");
     let again = due(&mut statuses(), policy(json!({ "rules": [rule()] }), json!(since))).expect("it is another");
-    assert_eq!(again.conditions[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
+    assert_eq!(conditions(&again)[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
     let changed = due(&mut statuses(), policy(json!({ "action": "PERHAPS" }), json!(since))).expect("it is another");
-    assert_ne!(changed.conditions[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
+    assert_ne!(conditions(&changed)[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,9 +124,9 @@ async fn of_several_peer_authentications_for_a_namespace_only_the_oldest_is_in_f
         serde_json::from_value(tree).expect("the object is well-formed")
     };
     let mut statuses = statuses();
-    let note = |statuses: &mut Statuses, event| statuses.note(Kind::PeerAuthentication, event);
+    let note = |statuses: &mut Statuses, event| statuses.note(Kind::PeerAuthentication, V1, event);
     let due = |statuses: &Statuses| -> Vec<String> {
-        let reason = |due: &Due| due.conditions[0]["reason"].as_str().map(str::to_owned).unwrap_or_default();
+        let reason = |due: &Due| conditions(due)[0]["reason"].as_str().map(str::to_owned).unwrap_or_default();
         statuses.due.iter().map(|(id, due)| format!("{} {}", id.name, reason(due))).collect()
     };
     note(&mut statuses, Event::Init);
@@ -140,4 +147,53 @@ async fn of_several_peer_authentications_for_a_namespace_only_the_oldest_is_in_f
     note(&mut statuses, Event::Apply(policy("b", 2024)));
     note(&mut statuses, Event::Apply(narrow));
     assert_eq!(due(&statuses), ["a Accepted", "b Accepted"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_source_says_of_a_route_is_written_once_both_are_of_one_generation() {
+    use crate::translate::StatusChange;
+    use crate::translate::routes::{Condition, ParentVerdict, Said, Verdict};
+
+    const VERSION: &str = "gateway.networking.k8s.io/v1";
+    let route = |generation: i64, status: Value| -> DynamicObject {
+        let tree = json!({
+            "apiVersion": VERSION, "kind": "HTTPRoute",
+            "metadata": { "name": "r", "namespace": "shop", "generation": generation, "resourceVersion": "5" },
+            "spec": {}, "status": status,
+        });
+        serde_json::from_value(tree).expect("the object is well-formed")
+    };
+    let id = ObjectId { kind: Kind::HttpRoute, namespace: "shop".into(), name: "r".into() };
+    let verdicts = Verdicts::default();
+    let say = |generation: i64| {
+        let parent = crate::object::ParentRef {
+            group: Some("".into()),
+            kind: Some("Service".into()),
+            namespace: None,
+            name: "web".into(),
+            section: None,
+            port: None,
+        };
+        let conditions = vec![Condition::new("Accepted", true, "Accepted", "attached")];
+        let said = Said::Route(vec![ParentVerdict { parent, is_idle: false, conditions }]);
+        let verdict = Some(Verdict { generation: Some(generation), said }.into());
+        verdicts.note(vec![StatusChange { object: id.clone(), verdict }]);
+    };
+    let mut statuses = Statuses::new("istio-system".to_owned(), verdicts.clone());
+    statuses.note(Kind::HttpRoute, VERSION, Event::Apply(route(1, Value::Null)));
+    assert_eq!(statuses.next(), None, "nobody has judged it");
+    say(1);
+    statuses.look_at_changed();
+    let (found, due) = statuses.begin().expect("it has no status");
+    assert_eq!((&found, &*due.version, due.api_version), (&id, "5", VERSION));
+    assert_eq!(due.status["parents"][0]["conditions"][0]["reason"], "Accepted");
+    let status = due.status.clone();
+    statuses.written(found, due, Ok(()));
+    statuses.note(Kind::HttpRoute, VERSION, Event::Apply(route(1, status.clone())));
+    assert_eq!(statuses.next(), None, "it says so");
+    statuses.note(Kind::HttpRoute, VERSION, Event::Apply(route(2, status)));
+    assert_eq!(statuses.next(), None, "what was said is about the one before");
+    say(2);
+    statuses.look_at_changed();
+    assert_eq!(statuses.next(), Some(Instant::now() + PACE_OF_ONE));
 }

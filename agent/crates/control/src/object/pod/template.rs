@@ -8,6 +8,7 @@ use weft_model::Locality;
 use super::view::{PodView, SIDECAR_STATUS};
 use crate::object::namespace::{DATAPLANE_MODE, DataplaneMode};
 use crate::object::node::locality;
+use crate::object::waypoint::{GATEWAY_CLASS, WAYPOINT_CLASS, WaypointChoice};
 use crate::object::{Interner, Labels};
 
 /// What the pods of one workload have in common. Selectors are evaluated once per template, not once per pod.
@@ -31,6 +32,10 @@ pub(crate) struct PodTemplate {
     pub mode: Option<DataplaneMode>,
     /// What its own labels say.
     pub locality: Locality,
+    /// What its own labels say.
+    pub waypoint: WaypointChoice,
+    /// It is a waypoint itself: it takes tunnels by its own means, and nothing captures it.
+    pub is_waypoint: bool,
 }
 
 /// The type of a pod that a kubelet has from a file of its node. The API server has a mirror of it, which the kubelet wrote: what
@@ -99,6 +104,12 @@ impl<'a> TemplateKey<'a> {
         self.workload_type == STATIC_POD
     }
 
+    /// Whether it is a waypoint itself.
+    pub fn is_waypoint(&self) -> bool {
+        self.labels.iter().any(|(key, value)| *key == GATEWAY_CLASS && *value == WAYPOINT_CLASS)
+            && !self.is_host_network
+    }
+
     /// What its own label says.
     pub fn mode(&self) -> Option<DataplaneMode> {
         let label = self.labels.iter().find(|(key, _)| *key == DATAPLANE_MODE);
@@ -143,6 +154,8 @@ impl PodTemplate {
             has_sidecar: key.has_sidecar,
             mode: key.mode(),
             locality: locality(&labels),
+            waypoint: WaypointChoice::read(|key| labels.get(key).map(|value| &**value), interner),
+            is_waypoint: key.is_waypoint(),
             labels,
         }
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::manifest::text::{Text, null_as_default};
+use crate::object::waypoint::WAYPOINT_BYPASS;
 
 /// A Pod.
 #[derive(Debug, Default, Deserialize)]
@@ -85,6 +86,8 @@ pub(crate) struct AnnotationsView<'a> {
     pub is_redirected: bool,
     /// `kubernetes.io/config.mirror` is there.
     pub is_mirror: bool,
+    /// `weft.dev/waypoint-bypass` is `allowed`.
+    pub may_bypass_waypoint: bool,
 }
 
 /// The annotation that names a pod's network namespace.
@@ -114,6 +117,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for AnnotationsView<'a> {
                         NETNS => annotations.netns = Some(map.next_value()?),
                         key if key == REDIRECTION.0 => {
                             annotations.is_redirected = *map.next_value::<Text<'de>>()? == *REDIRECTION.1;
+                        }
+                        key if key == WAYPOINT_BYPASS.0 => {
+                            annotations.may_bypass_waypoint = *map.next_value::<Text<'de>>()? == *WAYPOINT_BYPASS.1;
                         }
                         SIDECAR_STATUS => {
                             map.next_value::<IgnoredAny>()?;

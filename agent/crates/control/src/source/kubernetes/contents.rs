@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use hashbrown::{HashMap, HashSet};
 use kube::Resource as _;
-use weft_model::Change;
 
-use super::super::{LARGE_BATCH, Update};
+use super::super::{Changes, Update};
 use super::News;
 use super::watched::Watched;
 use crate::manifest::{Reading, read_sent};
@@ -83,9 +82,9 @@ impl Contents {
     }
 
     /// What changed since the last time, and all else that there is to say.
-    pub(super) fn flush(&mut self) -> (Vec<Change>, Update) {
-        let changes = self.translator.flush();
-        if changes.len() >= LARGE_BATCH {
+    pub(super) fn flush(&mut self) -> (Changes, Update) {
+        let changes = Changes::of(&mut self.translator);
+        if changes.are_many() {
             self.translator.trim();
             self.interner.forget_unused();
         }
@@ -93,12 +92,13 @@ impl Contents {
         let mut problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
         problems.extend(notes.into_iter().map(|(object, note)| note.at(None, None, Some(object))));
         let namespaces = self.translator.namespaces_of_a_node();
-        (changes, Update { changes: Vec::new(), local_pods, namespaces, problems, objects: self.translator.counts() })
+        let objects = self.translator.counts();
+        (changes, Update { local_pods, namespaces, problems, objects, ..Update::default() })
     }
 
     /// The translation of all that is in force, and what is wrong with single objects.
     pub(super) fn into_parts(mut self) -> (Translator, Vec<Problem>) {
-        self.translator.flush();
+        Changes::of(&mut self.translator);
         (self.translator, self.problems.into_values().flatten().collect())
     }
 

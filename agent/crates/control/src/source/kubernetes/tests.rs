@@ -4,6 +4,7 @@ use weft_model::{Change, Identity, TunnelProtocol};
 use super::*;
 use crate::problem::Severity;
 use crate::serve::{Caller, Grants, World};
+use crate::source::Changes;
 
 fn object(tree: Value) -> DynamicObject {
     serde_json::from_value(tree).expect("the object is well-formed")
@@ -87,17 +88,17 @@ fn a_new_list_removes_what_it_does_not_name() {
     let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     let pods = [("a", "10.0.0.1"), ("b", "10.0.0.2")].map(|(name, address)| (Kind::Pod, pod(name, address)));
     complete(&mut contents, &[vec![(Kind::Namespace, namespace("shop"))], pods.to_vec()].concat());
-    assert_eq!(workloads(&contents.flush().0), ["+a", "+b"]);
+    assert_eq!(workloads(&contents.flush().0.changes), ["+a", "+b"]);
     // What was known stays while a list is under way, and when one breaks off.
     contents.note(Kind::Pod, News::Listing);
-    assert_eq!(workloads(&contents.flush().0), Vec::<String>::new());
+    assert_eq!(workloads(&contents.flush().0.changes), Vec::<String>::new());
     list(&mut contents, Kind::Pod, [pod("b", "10.0.0.2"), pod("c", "10.0.0.3")]);
-    assert_eq!(workloads(&contents.flush().0), ["+c", "-a"]);
+    assert_eq!(workloads(&contents.flush().0.changes), ["+c", "-a"]);
     contents.note(Kind::Pod, News::Removed(sent(pod("b", "10.0.0.2"))));
     contents.note(Kind::Pod, News::Put(sent(pod("d", "10.0.0.4"))));
-    assert_eq!(workloads(&contents.flush().0), ["+d", "-b"]);
+    assert_eq!(workloads(&contents.flush().0.changes), ["+d", "-b"]);
     contents.note(Kind::Pod, News::Absent);
-    assert_eq!(workloads(&contents.flush().0), ["-c", "-d"]);
+    assert_eq!(workloads(&contents.flush().0.changes), ["-c", "-d"]);
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn a_pod_is_reached_by_tunnels_while_its_agent_says_that_it_is_captured() {
         pod.metadata.annotations =
             redirection.map(|value| [("ambient.istio.io/redirection".to_owned(), value.to_owned())].into());
         contents.note(Kind::Pod, News::Put(sent(pod)));
-        contents.flush().0.into_iter().find_map(|change| match change {
+        contents.flush().0.changes.into_iter().find_map(|change| match change {
             Change::PutWorkload(workload) => Some(workload.protocol),
             _ => None,
         })
@@ -124,7 +125,7 @@ fn a_pod_is_reached_by_tunnels_while_its_agent_says_that_it_is_captured() {
     pod.metadata.namespace = Some("elsewhere".to_owned());
     pod.metadata.annotations = Some([("ambient.istio.io/redirection".to_owned(), "enabled".to_owned())].into());
     contents.note(Kind::Pod, News::Put(sent(pod)));
-    let changes = contents.flush().0;
+    let changes = contents.flush().0.changes;
     assert!(
         matches!(&changes[..], [Change::PutWorkload(workload)] if workload.protocol == TunnelProtocol::None),
         "{changes:?}"
@@ -139,19 +140,19 @@ async fn a_node_may_have_the_certificate_of_a_pod_before_anybody_can_reach_it() 
     scheduled.data["status"] = json!({ "phase": "Pending" });
     complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, scheduled.clone())]);
     let world = World::new("");
-    world.apply(contents.flush().0).await;
+    world.apply(contents.flush().0.changes).await;
     let caller = Caller { namespace: "s".into(), service_account: "a".into(), pod: "p".into(), node: "n1".into() };
     let identity = Identity::new("cluster.local", "shop", "default").expect("valid parts");
     let is_told = || world.read().addresses.present().next().is_some();
     assert_eq!((world.may_have(&caller, &identity), is_told()), (Ok(()), false));
 
     contents.note(Kind::Pod, News::Put(sent(pod("a", "10.0.0.1"))));
-    world.apply(contents.flush().0).await;
+    world.apply(contents.flush().0.changes).await;
     assert_eq!((world.may_have(&caller, &identity), is_told()), (Ok(()), true));
 
     scheduled.data["status"] = json!({ "phase": "Failed" });
     contents.note(Kind::Pod, News::Put(sent(scheduled)));
-    world.apply(contents.flush().0).await;
+    world.apply(contents.flush().0.changes).await;
     assert!(world.may_have(&caller, &identity).is_err() && !is_told());
 }
 
@@ -169,7 +170,7 @@ async fn a_node_gives_itself_no_identity_by_the_mirror_of_a_static_pod() {
         let mut contents = Contents::new(options, Kind::ALL);
         complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, pod.clone())]);
         let world = World::new("");
-        world.apply(contents.flush().0).await;
+        world.apply(contents.flush().0.changes).await;
         assert!(world.read().addresses.present().next().is_some(), "the pod is there to be talked to");
         let caller = Caller { namespace: "s".into(), service_account: "a".into(), pod: "p".into(), node: "n1".into() };
         let identity = Identity::new("cluster.local", "shop", "default").expect("valid parts");
@@ -185,7 +186,7 @@ fn a_network_namespace_that_a_pod_of_a_cluster_names_is_not_looked_at() {
         let mut pod = pod("a", "10.0.0.1");
         pod.metadata.annotations = Some([("weft.dev/netns".to_owned(), named.to_owned())].into());
         complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, pod)]);
-        let (changes, state) = contents.flush();
+        let (Changes { changes, .. }, state) = contents.flush();
         assert!(changes.iter().any(|change| matches!(change, Change::PutWorkload(_))), "{changes:?}");
         let said: Vec<String> = state.problems.iter().map(ToString::to_string).collect();
         assert!(!said.iter().any(|problem| problem.contains(named)), "{said:?}");
@@ -197,19 +198,19 @@ fn a_network_namespace_that_a_pod_of_a_cluster_names_is_not_looked_at() {
 fn an_object_that_becomes_invalid_stays_as_it_was_and_is_reported_until_it_is_corrected() {
     let mut contents = Contents::new(TranslationOptions::default(), Kind::ALL);
     complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::AuthorizationPolicy, policy("DENY"))]);
-    let (changes, state) = contents.flush();
+    let (Changes { changes, .. }, state) = contents.flush();
     assert!(changes.iter().any(|change| matches!(change, Change::PutPolicy(_))), "{changes:?}");
     assert_eq!(state.problems, []);
 
     contents.note(Kind::AuthorizationPolicy, News::Put(sent(policy("PERHAPS"))));
-    let (changes, state) = contents.flush();
+    let (Changes { changes, .. }, state) = contents.flush();
     assert!(changes.is_empty(), "{changes:?}");
     assert_eq!(state.problems.len(), 1, "{:?}", state.problems);
     assert_eq!(state.problems[0].severity, Severity::Error);
     assert_eq!(state.problems[0].field.as_deref(), Some("spec.action"));
 
     contents.note(Kind::AuthorizationPolicy, News::Removed(sent(policy("PERHAPS"))));
-    let (changes, state) = contents.flush();
+    let (Changes { changes, .. }, state) = contents.flush();
     assert!(changes.iter().any(|change| matches!(change, Change::RemovePolicy(_))), "{changes:?}");
     assert_eq!(state.problems, []);
 }
@@ -225,9 +226,12 @@ fn what_stands_in_for_a_policy_that_was_never_valid_follows_its_selector() {
     };
     complete(&mut contents, &[(Kind::AuthorizationPolicy, selecting(app("a")))]);
     let put = |changes: Vec<Change>| changes.iter().any(|change| matches!(change, Change::PutPolicy(_)));
-    assert!(put(contents.flush().0), "nothing stands in for a policy that cannot be read");
+    assert!(put(contents.flush().0.changes), "nothing stands in for a policy that cannot be read");
     contents.note(Kind::AuthorizationPolicy, News::Put(sent(selecting(Value::Null))));
-    assert!(put(contents.flush().0), "what stands in for it is still about one app, and the policy is about all");
+    assert!(
+        put(contents.flush().0.changes),
+        "what stands in for it is still about one app, and the policy is about all"
+    );
 }
 
 #[test]
@@ -236,7 +240,7 @@ fn a_condition_of_a_policy_that_is_not_known_here_does_not_make_it_allow_more() 
     let mut policy = policy("ALLOW");
     policy.data["spec"]["rules"][0]["from"][0]["source"]["conditionOfTheFuture"] = json!(["x"]);
     complete(&mut contents, &[(Kind::AuthorizationPolicy, policy)]);
-    let (changes, state) = contents.flush();
+    let (Changes { changes, .. }, state) = contents.flush();
     let rules = changes.iter().find_map(|change| match change {
         Change::PutPolicy(policy) => Some(policy.rules.len()),
         _ => None,
@@ -254,7 +258,7 @@ fn fields_that_only_the_api_server_knows_are_no_problem() {
     }));
     service.data["spec"]["fieldOfTheFuture"] = json!(true);
     complete(&mut contents, &[(Kind::Service, service), (Kind::Pod, pod("a", "10.0.0.1"))]);
-    let (changes, state) = contents.flush();
+    let (Changes { changes, .. }, state) = contents.flush();
     assert_eq!(state.problems, []);
     assert!(changes.iter().any(|change| matches!(change, Change::PutService(_))), "{changes:?}");
 }
