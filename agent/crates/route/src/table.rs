@@ -43,19 +43,16 @@ pub struct Table {
 struct Entry {
     route: Arc<Route>,
     rule: usize,
-    /// Which of the rule's matches; `None`: the rule has none.
-    alternative: Option<usize>,
+    /// What it asks for beside the path. A copy of its own: on the way to the route's a search would wait for memory
+    /// several times.
+    conditions: Option<Box<RequestMatch>>,
     /// The prefix that its path has.
     prefix: Option<Arc<str>>,
 }
 
 impl Entry {
-    fn conditions(&self) -> Option<&RequestMatch> {
-        self.alternative.map(|alternative| &self.route.rules[self.rule].matches[alternative])
-    }
-
     fn meets(&self, request: &Request<'_>) -> bool {
-        self.conditions().is_none_or(|conditions| request.meets(conditions))
+        self.conditions.as_ref().is_none_or(|conditions| request.meets(conditions))
     }
 }
 

@@ -99,10 +99,10 @@ impl<T: Default> ByHost<T> {
 }
 
 fn alternative_of(route: &Arc<Route>, rule: usize, alternative: Option<usize>) -> (Place, Entry) {
-    let path = alternative.and_then(|alternative| route.rules[rule].matches[alternative].path.as_ref());
+    let matched = alternative.map(|alternative| &route.rules[rule].matches[alternative]);
     // In the one form that requests come in; what has no such form stays, and matches nothing.
     let normal = |path: &Arc<str>| normalize(path, Slashes::Keep).map_or_else(|_| Arc::clone(path), Arc::from);
-    let place = match path {
+    let place = match matched.and_then(|matched| matched.path.as_ref()) {
         Some(PathMatch::Exact(path)) => Place::Exact(normal(path)),
         Some(PathMatch::Prefix(path)) => Place::Prefix(normal(path).trim_end_matches('/').into()),
         Some(PathMatch::Regex(pattern)) => Place::Pattern(pattern.clone()),
@@ -113,7 +113,13 @@ fn alternative_of(route: &Arc<Route>, rule: usize, alternative: Option<usize>) -
         Place::Prefix(prefix) => Some(Arc::clone(prefix)),
         Place::Exact(_) | Place::Pattern(_) => None,
     };
-    (place, Entry { route: Arc::clone(route), rule, alternative, prefix })
+    let asks =
+        |matched: &&RequestMatch| matched.method.is_some() || !matched.headers.is_empty() || !matched.query.is_empty();
+    let conditions = matched.filter(asks).map(|matched| {
+        let RequestMatch { path: _, method, headers, query } = matched.clone();
+        Box::new(RequestMatch { path: None, method, headers, query })
+    });
+    (place, Entry { route: Arc::clone(route), rule, conditions, prefix })
 }
 
 /// The least comes first.
@@ -128,7 +134,7 @@ fn weight(place: &Place, entry: &Entry, kind: RouteKind) -> impl Ord + use<> {
         Place::Prefix(prefix) if is_grpc => (if prefix.is_empty() { 3 } else { 1 }, prefix.len()),
         Place::Prefix(prefix) => (2, prefix.len()),
     };
-    let conditions = entry.conditions().unwrap_or(&any);
+    let conditions = entry.conditions.as_deref().unwrap_or(&any);
     let has_method = conditions.method.is_some() && !is_grpc;
     let parameters = if is_grpc { 0 } else { conditions.query.len() };
     (class, Reverse(length), Reverse(has_method), Reverse(conditions.headers.len()), Reverse(parameters))
