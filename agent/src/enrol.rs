@@ -479,7 +479,8 @@ impl Joiner {
             // The process that it was found by is another one by now.
             return Err(io::Error::new(io::ErrorKind::NotFound, NO_NETNS));
         }
-        let listeners = in_pod::listeners(&netns, self.workers, &local.addresses)?;
+        let is_captured = self.capture.enrolled().map_err(io::Error::other)?.contains(&cookie);
+        let listeners = in_pod::listeners(&netns, self.workers, &local.addresses, is_captured)?;
         let pod = Arc::new(Pod {
             uid: local.uid.clone(),
             instance: local.instance.clone(),

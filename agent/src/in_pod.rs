@@ -38,13 +38,17 @@ const BACKLOG: i32 = 65_535;
 
 /// Makes the listening sockets of a pod for `workers` workers.
 ///
-/// IPv4 sockets are always made, IPv6 ones when `addresses` holds an IPv6 address.
+/// IPv4 sockets are always made, IPv6 ones when `addresses` holds an IPv6 address. In a pod that an agent of this node has captured
+/// they share their ports with those of that agent; in any other nobody may be there before.
 ///
 /// # Errors
-/// When the namespace cannot be entered or a port is taken by a program of the pod.
-pub fn listeners(netns: &Netns, workers: usize, addresses: &[IpAddr]) -> io::Result<InPodListeners> {
+/// When the namespace cannot be entered or a port is taken by a program of the pod, or by another mesh.
+pub fn listeners(netns: &Netns, workers: usize, addresses: &[IpAddr], is_captured: bool) -> io::Result<InPodListeners> {
     let ipv6 = addresses.iter().any(|address| address.to_canonical().is_ipv6());
     netns.enter(|| {
+        if !is_captured {
+            vacant(ipv6)?;
+        }
         let per_worker = (0..workers).map(|_| worker_listeners(ipv6)).collect::<io::Result<_>>()?;
         Ok(InPodListeners { per_worker })
     })
@@ -69,10 +73,32 @@ fn worker_listeners(ipv6: bool) -> io::Result<WorkerListeners> {
     })
 }
 
-fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
-    let named = |error: io::Error| {
-        io::Error::new(error.kind(), format!("listening on {address} in the pod's network namespace: {error}"))
+/// Checks that nobody has the ports. Istio's ztunnel shares its own with whoever asks, and would get every other connection.
+fn vacant(ipv6: bool) -> io::Result<()> {
+    let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    for port in [ports::OUTBOUND, ports::INBOUND, ports::HBONE] {
+        let address = SocketAddr::new(any, port);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+        // The IPv6 one stands for both families.
+        if ipv6 {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into()).map_err(|error| unheard(address, &error))?;
+    }
+    Ok(())
+}
+
+fn unheard(address: SocketAddr, error: &io::Error) -> io::Error {
+    let whose = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another mesh or the pod itself has the port, and the pod is left alone",
+        _ => "",
     };
+    io::Error::new(error.kind(), format!("listening on {address} in the pod's network namespace: {error}{whose}"))
+}
+
+fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
+    let named = |error: io::Error| unheard(address, &error);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
         .map_err(named)?;
     let bind = || {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use weft_tests::server::{Behaviour, End};
-use weft_tests::{Agent, Families, Pod, PodSpec};
+use weft_tests::{Agent, Families, Pod, PodSpec, Process};
 
 use crate::client::{Conversation, assert_answered, eventually_answered, greet};
 use crate::pair::{NAMESPACE, Pair, Setup, serve};
@@ -89,6 +89,41 @@ fn outside(pair: &Pair, port: u16) -> Result<(weft_tests::Node, Pod, weft_tests:
         agent.wait_for_protocol(&pod, "tcp")?;
     }
     Ok((node, pod, server))
+}
+
+/// Listens as Istio's agent does in its pods: on ports that it shares with whoever asks for that.
+const ANOTHER_MESH: &str = "
+import socket, time
+kept = []
+for port in (15001, 15006, 15008):
+    s = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(('::', port))
+    s.listen()
+    kept.append(s)
+print('listening', flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn a_pod_in_which_another_mesh_listens_is_left_alone_until_it_no_longer_does() -> Result<()> {
+    let pair = Pair::with(Setup { is_enrolled: false, ..Setup::default() })?;
+    let _echo = pair.echo(8080)?;
+    let mut python = pair.server.command("python3")?;
+    python.args(["-c", ANOTHER_MESH]);
+    let mut other = Process::spawn(python)?;
+    other.wait_for_output("listening")?;
+    pair.server.set_label("istio.io/dataplane-mode", Some("ambient"))?;
+    pair.agent_b.wait_for("pods", "a pod that cannot be taken", |pod| {
+        let detail = pod["detail"].as_str().unwrap_or_default();
+        pod["name"] == "server" && pod["state"] == "failed" && detail.contains("another mesh")
+    })?;
+    // What it does there goes on.
+    assert_answered(&pair.client, pair.server.at(8080))?;
+    other.kill()?;
+    pair.agent_b.wait_enrolled(&pair.server)?;
+    assert_answered(&pair.client, pair.server.at(8080))
 }
 
 #[test]

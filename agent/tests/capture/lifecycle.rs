@@ -32,7 +32,7 @@ fn an_agent_in_a_process_of_its_own() {
     let capture = Capture::start(options).expect("capture starts");
     let netns = Netns::open(format!("/run/netns/{pod}").as_ref()).expect("the pod is there");
     let addresses = ["10.77.0.2", "fd77::2"].map(|address| address.parse().expect("an address"));
-    let listeners = in_pod::listeners(&netns, 1, &addresses).expect("listeners are made");
+    let listeners = in_pod::listeners(&netns, 1, &addresses, true).expect("listeners are made");
     capture.enrol(&CapturedPod { netns: &netns, addresses: &addresses, listeners: &listeners }).expect("enrolled");
     println!("\nready");
     loop {

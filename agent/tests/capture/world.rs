@@ -254,7 +254,7 @@ pub struct Agent {
 
 impl Agent {
     pub fn enrol(capture: &Arc<Capture>, pod: &Pod, workers: usize) -> Self {
-        let listeners = in_pod::listeners(&pod.netns, workers, &pod.addresses).expect("listeners are made");
+        let listeners = in_pod::listeners(&pod.netns, workers, &pod.addresses, true).expect("listeners are made");
         capture
             .enrol(&CapturedPod { netns: &pod.netns, addresses: &pod.addresses, listeners: &listeners })
             .expect("the pod is enrolled");

@@ -78,7 +78,7 @@ fn main() -> Result<()> {
             Netns::open(&pod.netns).with_context(|| format!("opening the namespace {}", pod.netns.display()))?,
         );
         let addresses = [pod.address];
-        let mut listeners = in_pod::listeners(&netns, 1, &addresses)?;
+        let mut listeners = in_pod::listeners(&netns, 1, &addresses, false)?;
         capture.enrol(&CapturedPod { netns: &netns, addresses: &addresses, listeners: &listeners })?;
         let own = listeners.per_worker.pop().context("listeners for one worker were asked for")?;
         unserved.push(own.inbound);
