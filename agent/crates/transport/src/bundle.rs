@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use thiserror::Error;
+use tokio::sync::watch;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 pub(crate) use self::verified::{ChainKey, Purpose, VerifiedChains};
@@ -20,6 +21,8 @@ pub(crate) use self::verified::{ChainKey, Purpose, VerifiedChains};
 pub struct TrustBundle {
     published: ArcSwap<Trusted>,
     parts: Mutex<Parts>,
+    /// Moves when the roots do.
+    moves: watch::Sender<u64>,
 }
 
 /// What a handshake verifies against.
@@ -107,8 +110,9 @@ impl TrustBundle {
         let roots: Vec<CertificateDer<'static>> = read(pem, &path, "certificate")?;
         check_roots(&roots, &path.display().to_string())?;
         self.change(|parts| {
+            let is_news = parts.extra != roots;
             parts.extra = roots;
-            true
+            is_news
         });
         Ok(())
     }
@@ -140,6 +144,11 @@ impl TrustBundle {
         Ok(())
     }
 
+    /// Moves on whenever other roots are trusted than before.
+    pub fn moves(&self) -> watch::Receiver<u64> {
+        self.moves.subscribe()
+    }
+
     /// How many roots are trusted.
     pub fn roots(&self) -> usize {
         self.published.load().anchors.len()
@@ -159,16 +168,20 @@ impl TrustBundle {
         let mut roots: Vec<&CertificateDer<'static>> = parts.issued.iter().chain(&parts.extra).collect();
         roots.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
         roots.dedup();
-        let anchors = roots
+        let anchors: Vec<TrustAnchor<'static>> = roots
             .iter()
             .filter_map(|root| webpki::anchor_from_trusted_cert(root).ok())
             .map(|anchor| anchor.to_owned())
             .collect();
+        let have_moved = self.published.load().anchors != anchors;
         self.published.store(Arc::new(Trusted {
             anchors,
             revocation_lists: Arc::clone(&parts.revocation_lists),
             verified: VerifiedChains::default(),
         }));
+        if have_moved {
+            self.moves.send_modify(|moves| *moves += 1);
+        }
     }
 }
 

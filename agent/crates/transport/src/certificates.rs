@@ -68,6 +68,19 @@ pub struct Certificates {
     /// Wakes the task: an identity is wanted that has no certificate.
     wanted: Notify,
     changes: watch::Sender<u64>,
+    /// The age of the authority's roots.
+    age: Mutex<Age>,
+}
+
+/// What a certificate is renewed early for, when it was issued under another one.
+#[derive(Debug, Default)]
+struct Age {
+    /// It grows with each change.
+    number: u64,
+    /// How often the trusted roots had changed.
+    moves: u64,
+    /// The name of the root that was last chained to.
+    root: Vec<u8>,
 }
 
 /// Why there is no certificate.
@@ -162,6 +175,7 @@ impl Certificates {
             entries: Mutex::default(),
             wanted: Notify::new(),
             changes: watch::Sender::new(0),
+            age: Mutex::default(),
         });
         let renewal = renewal::run(Arc::clone(&certificates), tasks.shutdown());
         tasks.spawn("certificates", renewal);

@@ -13,6 +13,11 @@ use crate::tls::TlsIdentity;
 /// First and longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// How long after the authority's root has changed the certificates of the old one are renewed, at most: not all at once.
+const SPREAD: Duration = Duration::from_secs(60);
+/// How seldom one is renewed for that reason: authorities that disagree on their roots must not be asked in a circle.
+const SELDOM: Duration = Duration::from_secs(300);
+
 /// What is known of one identity.
 pub(super) struct Entry {
     /// Tells this entry from one of the same identity that was forgotten while an answer was awaited.
@@ -24,6 +29,10 @@ pub(super) struct Entry {
     backoff: Backoff,
     /// Its expiry has been published.
     withdrawn: bool,
+    /// The roots' age that the certificate is of.
+    age: u64,
+    /// When it was last renewed because of another one.
+    hastened: Option<SystemTime>,
 }
 
 /// When it is asked for.
@@ -45,6 +54,8 @@ impl Entry {
             last_error: None,
             backoff: Backoff::new(PAUSES.0, PAUSES.1),
             withdrawn: false,
+            age: 0,
+            hastened: None,
         }
     }
 
@@ -78,7 +89,24 @@ impl Entry {
         self.next = Next::UnderWay;
     }
 
-    pub(super) fn issued(&mut self, tls: Arc<TlsIdentity>, now: SystemTime) {
+    /// Has a certificate of an earlier age renewed before its time. Returns whether that is news.
+    pub(super) fn hasten(&mut self, age: u64, now: SystemTime) -> bool {
+        let Next::At(next) = self.next else { return false };
+        if self.current.is_none() || self.age == age {
+            return false;
+        }
+        self.age = age;
+        let earliest = self.hastened.map_or(now, |last| (last + SELDOM).max(now));
+        let at = earliest + SPREAD.mul_f64(fastrand::f64());
+        self.hastened = Some(at);
+        let is_sooner = at < next;
+        self.next = Next::At(at.min(next));
+        is_sooner
+    }
+
+    /// Takes a certificate of this age of the roots.
+    pub(super) fn issued(&mut self, tls: Arc<TlsIdentity>, age: u64, now: SystemTime) {
+        self.age = age;
         let left = tls.not_after().duration_since(now).unwrap_or_default();
         // At half life, give or take a tenth, so that what was issued together is not renewed together. Never sooner
         // than the first pause: a source whose certificates are short or dead must not be asked in a circle.

@@ -1,11 +1,12 @@
 //! The task that asks for certificates.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rcgen::KeyPair;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::task::JoinSet;
+use webpki::EndEntityCert;
 use weft_model::Identity;
 use weft_runtime::Shutdown;
 use zeroize::Zeroizing;
@@ -21,16 +22,24 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// The date is looked at this often at least: while a machine sleeps, the date moves on and timers do not.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
+/// What was issued.
+struct Obtained {
+    tls: Arc<TlsIdentity>,
+    /// The name of the root that it chains to.
+    root: Vec<u8>,
+}
+
 /// An answer, and for whom it is.
 struct Answer {
     identity: Identity,
     id: u64,
-    result: Result<Arc<TlsIdentity>, String>,
+    result: Result<Obtained, String>,
 }
 
 /// Asks, renews and withdraws until told to end.
 pub(super) async fn run(certificates: Arc<Certificates>, mut shutdown: Shutdown) {
     let mut under_way = JoinSet::new();
+    let mut moves = certificates.bundle.moves();
     loop {
         let pause = certificates.ask_for_due(&mut under_way);
         tokio::select! {
@@ -42,6 +51,8 @@ pub(super) async fn run(certificates: Arc<Certificates>, mut shutdown: Shutdown)
                 Err(error) => tracing::error!(%error, "a request for a certificate failed unexpectedly"),
             },
             () = certificates.wanted.notified() => {}
+            // The bundle is the certificates' own: it does not end before them.
+            Ok(()) = moves.changed() => certificates.hasten(),
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -93,7 +104,7 @@ impl Certificates {
     }
 
     /// Makes a key, has it certified, and checks the answer.
-    async fn obtain(&self, identity: &Identity) -> Result<Arc<TlsIdentity>, String> {
+    async fn obtain(&self, identity: &Identity) -> Result<Obtained, String> {
         let key = Zeroizing::new(KeyPair::generate().map_err(|error| format!("making a key: {error}"))?);
         let request = workload_params(identity)
             .map_err(|error| error.to_string())?
@@ -107,8 +118,11 @@ impl Certificates {
         let issued =
             self.source.issue(&request).await.map_err(|error| format!("{}: {error}", self.source.describe()))?;
         self.adopt(&issued)?;
+        let last = issued.chain.last().and_then(|last| EndEntityCert::try_from(last).ok());
+        let root = last.map(|last| last.issuer().to_vec()).unwrap_or_default();
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialized_der()));
         TlsIdentity::new(identity, issued.chain, &der, Arc::clone(&self.bundle), Arc::clone(&self.trust_domains))
+            .map(|tls| Obtained { tls, root })
             .map_err(|error| error.to_string())
     }
 
@@ -131,9 +145,10 @@ impl Certificates {
             return;
         };
         match result {
-            Ok(tls) => {
+            Ok(Obtained { tls, root }) => {
                 tracing::debug!(%identity, serial = tls.serial(), "certificate issued");
-                entry.issued(tls, now);
+                let age = self.grow_older(Some(&root));
+                entry.issued(tls, age, now);
             }
             Err(reason) => {
                 let has_one = entry.valid(now).is_some();
@@ -148,5 +163,32 @@ impl Certificates {
             }
         }
         self.publish(&entries);
+        drop(entries);
+        self.hasten();
+    }
+
+    /// The age of the roots, which grows when others are trusted, or when what is issued chains to another `root`.
+    fn grow_older(&self, root: Option<&[u8]>) -> u64 {
+        let moves = *self.bundle.moves().borrow();
+        let mut age = self.age.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other = root.is_some_and(|root| age.root != root);
+        if is_other || age.moves != moves {
+            age.number += 1;
+            age.moves = moves;
+            if let Some(root) = root {
+                age.root = root.to_vec();
+            }
+        }
+        age.number
+    }
+
+    /// Has certificates renewed soon that were issued before the authority's root changed: peers may cease to trust it.
+    fn hasten(&self) {
+        let age = self.grow_older(None);
+        let now = self.clock.now();
+        let hastened = self.entries().values_mut().filter_map(|entry| entry.hasten(age, now).then_some(())).count();
+        if hastened > 0 {
+            tracing::info!(certificates = hastened, "the authority's root has changed: renewing what it signed before");
+        }
     }
 }

@@ -30,7 +30,7 @@ impl Clock for PausedClock {
 
 /// An authority that can be told to fail or to hang, and counts.
 struct Moody {
-    authority: CertificateAuthority,
+    authority: Mutex<Arc<CertificateAuthority>>,
     fails: Mutex<Option<&'static str>>,
     /// Names this root in place of the authority's.
     misnames: Mutex<Option<CertificateDer<'static>>>,
@@ -53,7 +53,8 @@ impl CertificateSource for Moody {
             match fails {
                 Some(reason) => Err(SourceError::Failed(reason.into())),
                 None => {
-                    let mut issued = self.authority.issue(request).await?;
+                    let authority = Arc::clone(&self.authority.lock().unwrap());
+                    let mut issued = authority.issue(request).await?;
                     if let Some(root) = self.misnames.lock().unwrap().clone() {
                         issued.roots = vec![root];
                     }
@@ -86,7 +87,7 @@ impl World {
         let clock = Arc::new(PausedClock { date: SystemTime::now(), since: Instant::now() });
         let authority = CertificateAuthority::open(&directory.path().join("ca"), TRUST_DOMAIN, clock.clone()).unwrap();
         let source = Arc::new(Moody {
-            authority,
+            authority: Mutex::new(Arc::new(authority)),
             fails: Mutex::default(),
             misnames: Mutex::default(),
             takes: Mutex::default(),
@@ -319,6 +320,64 @@ async fn further_roots_are_trusted_and_read_again_when_their_file_changes() {
     assert_eq!(world.certificates.bundle().roots(), 3);
     std::fs::write(&path, other.pem()).unwrap();
     wait_for_roots(&world, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_root_changes_what_the_old_one_signed_is_renewed_soon_and_once() {
+    let world = World::new();
+    for name in ["web", "db"] {
+        world.certificates.want(&identity(name));
+        world.certificates.ready(&identity(name)).await.unwrap();
+    }
+    let before = world.serial("web");
+    let folder = world.directory.path().join("next");
+    let next = CertificateAuthority::open(&folder, TRUST_DOMAIN, world.clock.clone()).unwrap();
+    *world.source.authority.lock().unwrap() = Arc::new(next);
+    sleep(HOUR).await;
+    assert_eq!((world.asked("web"), world.asked("db")), (1, 1), "nobody has said that there is another root");
+    world.certificates.want(&identity("new"));
+    world.certificates.ready(&identity("new")).await.unwrap();
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!((world.asked("web"), world.asked("db"), world.asked("new")), (2, 2, 1));
+    assert_ne!(world.serial("web"), before);
+    sleep(HOUR).await;
+    assert_eq!((world.asked("web"), world.asked("db"), world.asked("new")), (2, 2, 1), "that was all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_root_is_added_by_hand_certificates_are_renewed_soon() {
+    let other = TestRoot::new("other");
+    let world = World::with(|directory, options| {
+        let path = directory.path().join("roots.pem");
+        std::fs::write(&path, other.pem()).unwrap();
+        CertificateOptions { extra_roots: Some(path), ..options }
+    });
+    world.certificates.want(&identity("web"));
+    world.certificates.ready(&identity("web")).await.unwrap();
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.asked("web"), 1);
+    std::fs::write(world.directory.path().join("roots.pem"), other.pem() + &TestRoot::new("third").pem()).unwrap();
+    wait_for_roots(&world, 3).await;
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(world.asked("web"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn authorities_that_disagree_on_their_roots_are_not_asked_in_a_circle() {
+    let world = World::new();
+    let folder = world.directory.path().join("next");
+    let next = Arc::new(CertificateAuthority::open(&folder, TRUST_DOMAIN, world.clock.clone()).unwrap());
+    let mut other = next;
+    for name in ["web", "db"] {
+        world.certificates.want(&identity(name));
+    }
+    // Every second another one answers.
+    for _ in 0..1800 {
+        std::mem::swap(&mut *world.source.authority.lock().unwrap(), &mut other);
+        sleep(Duration::from_secs(1)).await;
+    }
+    let asked = world.asked("web").max(world.asked("db"));
+    assert!(asked <= 9, "in half an hour it was asked {asked} times for one certificate");
 }
 
 /// Files are read on a thread that does not know of paused time.
