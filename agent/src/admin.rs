@@ -24,12 +24,14 @@
 //! | `PUT /v1/log` | takes and answers a [`LogLevel`] |
 //! | `GET /config_dump` | all of the above in one object |
 //! | `POST /v1/cni/…` | what the CNI plug-in tells and asks of [`Sandboxes`]; on the Unix socket only |
+//! | `POST /v1/hand_over` | becomes the connection to the next agent ([`crate::hand_over`]); on the Unix socket only |
 //!
 //! Nothing here holds a private key, and nobody but the wiring imports this module: the agent is seen through
 //! [`AgentView`].
 
 mod certificate;
 mod connection;
+mod hand_over;
 mod http;
 mod listen;
 mod pod;
@@ -49,7 +51,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::upgrade::OnUpgrade;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use weft_model::Snapshot;
 
 pub use certificate::{CertificateInfo, CertificateState};
@@ -122,18 +126,25 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     log: Option<LogControl>,
     sandboxes: Option<Arc<dyn Sandboxes>>,
+    successors: Option<mpsc::Sender<OnUpgrade>>,
 }
 
 impl Admin {
     /// Answers from `view` and `metrics`. Without `log` the level cannot be changed.
     pub fn new(view: Arc<dyn AgentView>, metrics: Arc<Metrics>, log: Option<LogControl>) -> Self {
-        Self { view, metrics, log, sandboxes: None }
+        Self { view, metrics, log, sandboxes: None, successors: None }
     }
 
     /// Hands what the CNI plug-in says on to `sandboxes`.
     #[must_use]
     pub fn with_sandboxes(self, sandboxes: Arc<dyn Sandboxes>) -> Self {
         Self { sandboxes: Some(sandboxes), ..self }
+    }
+
+    /// Hands the connection of whoever wants to take over on to `successors`.
+    #[must_use]
+    pub fn with_successors(self, successors: mpsc::Sender<OnUpgrade>) -> Self {
+        Self { successors: Some(successors), ..self }
     }
 }
 

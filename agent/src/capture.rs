@@ -20,10 +20,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_common::{
     Address, Listener, ListenerKind, POD_ADDRESSES, Pod, Prefix, Published, Role, Settings, Socket, Tuple,
 };
@@ -183,7 +183,7 @@ pub struct Capture {
     probe_cgroup: Mutex<Option<PathBuf>>,
     object: Object,
     log: Mutex<Option<CaptureLog>>,
-    older: Vec<OlderLayout>,
+    older: Mutex<Vec<OlderLayout>>,
     ranges_lock: Mutex<()>,
     pods: Map<u64, Pod>,
     pod_of_address: Map<Address, u64>,
@@ -242,7 +242,7 @@ impl Capture {
             probe_cgroup: Mutex::new(options.probe_cgroup),
             object,
             log: Mutex::new(log),
-            older,
+            older: Mutex::new(older),
             ranges_lock: Mutex::new(()),
         };
         // Opened for its layout alone: the programs are its only users.
@@ -252,6 +252,35 @@ impl Capture {
         attach::attach_hooks(&programs, &capture.cgroup, &capture.pins.links)?;
         tracing::info!(folder = %capture.folder.path().display(), "capture is in place");
         Ok(capture)
+    }
+
+    /// Takes over again from an agent that had taken over from this one, and is dead: what it left is what an earlier one
+    /// leaves, with its own programs at the hooks.
+    ///
+    /// # Errors
+    /// As [`Capture::start`].
+    pub fn resume(&self) -> Result<(), CaptureError> {
+        let _locked = self.folder.lock()?;
+        *self.older() = open_older(&self.folder)?;
+        self.forget_dead()?;
+        attach::attach_hooks(&self.object.hooks()?, &self.cgroup, &self.pins.links)
+    }
+
+    /// Takes every address for one that may be in the mesh, until [`Capture::set_ranges`] and [`Capture::put_outside`] say
+    /// otherwise: nothing passes in clear because nobody keeps them in step.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn widen(&self) -> Result<(), CaptureError> {
+        self.set_ranges(&[Ipv4Net::default().into(), Ipv6Net::default().into()])?;
+        for address in self.outside.keys()? {
+            self.outside.remove(&address)?;
+        }
+        Ok(())
+    }
+
+    fn older(&self) -> MutexGuard<'_, Vec<OlderLayout>> {
+        self.older.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings the state to where the programs may run on it.
@@ -311,7 +340,7 @@ impl Capture {
         for address in known(&before.addresses).filter(|address| !value.owns(address)) {
             self.remove_address(cookie, address)?;
         }
-        for older in &self.older {
+        for older in &*self.older() {
             older.release(cookie)?;
         }
         Ok(())
@@ -329,7 +358,7 @@ impl Capture {
             // A connection may be between its `connect`, which was captured, and its SYN.
             std::thread::sleep(LINGER);
         }
-        for older in &self.older {
+        for older in &*self.older() {
             older.release(cookie)?;
         }
         for address in known(&pod.unwrap_or_default().addresses) {
@@ -346,7 +375,7 @@ impl Capture {
     pub fn enrolled(&self) -> Result<Vec<NetnsCookie>, CaptureError> {
         let mut cookies: Vec<_> = self.pods.keys()?.into_iter().map(NetnsCookie).collect();
         cookies.extend(self.pins.pods().on("readdir", self.pins.pods.display())?);
-        for older in &self.older {
+        for older in &*self.older() {
             cookies.extend(older.pods()?);
         }
         cookies.sort_unstable();
@@ -462,7 +491,7 @@ impl Capture {
             pods: self.enrolled()?,
             foreign: attach::foreign(&self.cgroup)?,
             probe_cgroup: (settings.probe_cgroup != 0).then_some(settings.probe_cgroup),
-            older_layouts: self.older.len(),
+            older_layouts: self.older().len(),
         })
     }
 

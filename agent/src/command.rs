@@ -18,6 +18,7 @@ mod list;
 mod log;
 mod measure;
 mod output;
+mod ready;
 mod status;
 mod table;
 mod uninstall;
@@ -51,6 +52,10 @@ enum Command {
     Controller(Box<controller::ControllerArgs>),
     /// Say whether all is well on this node, or on all of a cluster, and what to do if not
     Status(status::StatusArgs),
+    /// Say whether this pod's own agent runs, and is ready: for a startup probe
+    ///
+    /// Agents of one node answer at the same ports. While one takes over from another, only this tells them apart.
+    Ready(ready::ReadyArgs),
     /// List the pods of this node and how their enrolment stands
     Pods(list::ListArgs),
     /// List the workloads that the agent knows
@@ -117,6 +122,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Agent(arguments) => agent::run(*arguments),
         Command::Controller(arguments) => controller::run(*arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Ready(arguments) => ready::run(&arguments),
         Command::Pods(arguments) => list::run(&arguments, &list::PODS),
         Command::Workloads(arguments) => list::run(&arguments, &list::WORKLOADS),
         Command::Services(arguments) => list::run(&arguments, &list::SERVICES),

@@ -1,12 +1,13 @@
 //! Enrolment: which pods of this node are captured, kept in step with what the configuration says.
 //!
 //! To enrol: certificate, listeners, and only then capture, so that a captured connection always finds a listener.
-//! To un-enrol: capture first, listeners later, since peers may not have heard of it yet. Connections that live are
-//! left alone either way. A pod whose network namespace is gone is dropped with everything of it, because sockets
+//! To un-enrol: the announcement first, which others take back; then, when peers have had time to hear of it, capture; the
+//! listeners last. Connections that live are left alone either way. A pod whose network namespace is gone is dropped with everything of it, because sockets
 //! that the agent holds would keep the namespace alive.
 //!
 //! Whatever asks the kernel or the disk runs beside the control runtime, which has one thread for everything.
 
+mod joiner;
 mod older;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +16,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,14 +25,15 @@ use tokio::task::JoinSet;
 use weft_control::LocalPod;
 use weft_model::Identity;
 use weft_runtime::{Shutdown, Tasks};
-use weft_transport::{CertificateError, Certificates};
+use weft_transport::Certificates;
 
+use self::joiner::Joiner;
 use self::older::{KeptFile, Older, Past};
-use crate::capture::{Capture, CapturedPod};
-use crate::in_pod::{self, PodSockets};
-use crate::netns::{Netns, NetnsCookie};
+use crate::capture::Capture;
+use crate::duty::Duty;
+use crate::netns::NetnsCookie;
+use crate::proxy::Proxy;
 use crate::proxy::pod::Pod;
-use crate::proxy::{PodListeners, Proxy};
 
 pub use self::older::{OlderConnection, OlderConnections};
 
@@ -38,11 +41,10 @@ pub use self::older::{OlderConnection, OlderConnections};
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pods that are enrolled at one time.
 const ENROLLED_AT_ONCE: usize = 32;
-/// How long a pod's first certificate is waited for. Without one it is captured all the same, and its connections
-/// are refused: never in clear.
-const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
-/// How long a second attempt to get it is waited for when the first has failed.
-const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
+/// How long a pod that leaves the mesh, and is announced no more, stays captured: until peers have heard.
+const HEARING: Duration = Duration::from_secs(1);
+/// How long it stays captured at most, should the announcement not be taken back.
+const LEAVING: Duration = Duration::from_secs(10);
 /// How long the listeners of a pod stay after it left the mesh: peers that have not heard of it still find it.
 const LISTENER_GRACE: Duration = Duration::from_secs(5);
 /// How many older connections are looked at with each check, of all pods together, and for how long at most. Each takes
@@ -51,12 +53,6 @@ const OLDER_AT_ONCE: usize = 4096;
 const OLDER_TIME: Duration = Duration::from_millis(500);
 /// So many of a pod are looked at whatever the others have.
 const OLDER_OF_A_POD: usize = 16;
-/// How long older connections may be ended before a pod counts as enrolled. What is left then is ended with the checks.
-const ENDING_TIME: Duration = Duration::from_secs(1);
-
-/// Why a pod is not captured whose network namespace nobody knows.
-const NO_NETNS: &str = "its network namespace is not known: none of its processes was found on this host";
-
 /// How a pod of this node stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodState {
@@ -124,6 +120,10 @@ struct Enrolled {
     inode: (u64, u64),
     /// Whether the path of its network namespace led there when it was looked at last.
     is_there: bool,
+    /// It is to be in the mesh no more.
+    departure: Option<Departure>,
+    /// Another agent may have put its listeners in the place of this one's.
+    is_displaced: bool,
     /// Connections from before, as long as they live.
     older: Older,
 }
@@ -137,6 +137,8 @@ pub struct EnrolmentOptions {
     pub older_connections: OlderConnections,
     /// The folder for what the agent keeps.
     pub state_dir: PathBuf,
+    /// To change capture.
+    pub duty: Duty,
 }
 
 /// The pods that an earlier agent has left captured, until they are taken over; `None` until that is known.
@@ -155,6 +157,9 @@ pub struct Enrolment {
     /// When older connections were looked after last.
     looked_after: Instant,
     has_adopted: bool,
+    duty: Duty,
+    /// The tenure of the duty in which capture was changed last.
+    tenure: Option<u64>,
 }
 
 impl Enrolment {
@@ -168,7 +173,7 @@ impl Enrolment {
         status: Arc<EnrolmentStatus>,
         tasks: Tasks,
     ) -> Self {
-        let EnrolmentOptions { workers, older_connections, state_dir } = options;
+        let EnrolmentOptions { workers, older_connections, state_dir, duty } = options;
         Self {
             joiner: Joiner { capture, proxy, certificates, workers, older_connections, adopted: Arc::default() },
             status,
@@ -179,6 +184,8 @@ impl Enrolment {
             written: Vec::new(),
             looked_after: Instant::now(),
             has_adopted: false,
+            duty,
+            tenure: None,
         }
     }
 
@@ -197,10 +204,43 @@ impl Enrolment {
                 _ = check.tick() => {}
             }
             let wanted = pods.borrow_and_update().clone();
-            if let Some(wanted) = wanted {
-                self.reconcile(&wanted).await;
+            let Some(wanted) = wanted else { continue };
+            let act = self.duty.act().await;
+            match act.number() {
+                Some(tenure) => {
+                    self.begin(tenure);
+                    self.reconcile(&wanted).await;
+                }
+                None => self.let_go(&wanted).await,
             }
         }
+    }
+
+    /// Another agent may have had the duty meanwhile: what it captured is its own, and what it left is to be found out.
+    fn begin(&mut self, tenure: u64) {
+        if self.tenure.replace(tenure).is_some_and(|before| before != tenure) {
+            *lock(&self.joiner.adopted) = None;
+            self.has_adopted = false;
+            self.written.clear();
+            for enrolled in self.enrolled.values_mut() {
+                enrolled.is_displaced = true;
+            }
+        }
+    }
+
+    /// Changes nothing that others see, and holds on to nothing that is gone: the next agent enrols and un-enrols.
+    async fn let_go(&mut self, wanted: &[LocalPod]) {
+        self.look_after_enrolled().await;
+        let by_uid: HashMap<&str, &LocalPod> = wanted.iter().map(|pod| (&*pod.uid, pod)).collect();
+        let Joiner { proxy, certificates, .. } = &self.joiner;
+        self.enrolled.retain(|uid, enrolled| {
+            let is_gone = by_uid.get(&**uid).is_none_or(|wanted| enrolled.fit(wanted) == Fit::Gone);
+            if is_gone {
+                proxy.forget(&enrolled.pod);
+                certificates.release(&enrolled.local.identity);
+            }
+            !is_gone
+        });
     }
 
     async fn reconcile(&mut self, wanted: &[LocalPod]) {
@@ -212,15 +252,22 @@ impl Enrolment {
         for (uid, enrolled) in &mut self.enrolled {
             let wanted = by_uid.get(&**uid);
             match wanted.map_or(Fit::Gone, |wanted| enrolled.fit(wanted)) {
-                Fit::Same if wanted.is_some_and(|wanted| wanted.enrolled) => {}
+                Fit::Same if wanted.is_some_and(|wanted| wanted.enrolled) => enrolled.stay(),
                 Fit::Moved if wanted.is_some_and(|wanted| wanted.enrolled) => {
+                    enrolled.stay();
                     moving.insert(uid.clone());
                     if let Some(adopted) = &mut *lock(&self.joiner.adopted) {
                         // What it has open now is carried already.
-                        adopted.insert(enrolled.cookie, Past::Forgotten);
+                        adopted.entry(enrolled.cookie).or_insert(Past::Forgotten);
                     }
                 }
-                fit => leaving.push((uid.clone(), fit != Fit::Gone)),
+                Fit::Gone => leaving.push((uid.clone(), false)),
+                Fit::Same | Fit::Moved => {
+                    let is_announced = wanted.is_some_and(|wanted| wanted.is_announced);
+                    if enrolled.departs(is_announced, Instant::now()) {
+                        leaving.push((uid.clone(), true));
+                    }
+                }
             }
         }
         for (uid, lives_on) in leaving {
@@ -423,95 +470,19 @@ impl Enrolment {
     }
 }
 
-/// What it takes to enrol one pod.
-#[derive(Clone)]
-struct Joiner {
-    capture: Arc<Capture>,
-    proxy: Arc<Proxy>,
-    certificates: Arc<Certificates>,
-    workers: usize,
-    older_connections: OlderConnections,
-    adopted: Arc<Adopted>,
+/// How far a pod is on its way out of the mesh.
+#[derive(Debug, Clone, Copy)]
+struct Departure {
+    /// Since when it is to leave.
+    since: Instant,
+    /// Since when it is announced no more.
+    unannounced: Option<Instant>,
 }
 
-impl Joiner {
-    async fn enrol(self, local: LocalPod) -> (LocalPod, io::Result<Enrolled>) {
-        self.certificates.want(&local.identity);
-        match tokio::time::timeout(CERTIFICATE_WAIT, self.certificate(&local.identity)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(pod = %local.uid, %error, "no certificate: its connections will be refused")
-            }
-            Err(_) => tracing::warn!(pod = %local.uid, "no certificate yet: its connections are refused meanwhile"),
-        }
-        let certificates = self.certificates.clone();
-        // Loading a program takes milliseconds of the kernel's verifier.
-        let pod = local.clone();
-        let result = beside(move || self.capture_pod(&pod)).await;
-        if result.is_err() {
-            certificates.release(&local.identity);
-        }
-        (local, result)
-    }
-
-    /// Waits for a certificate, and once more after a refusal: the authority may hear of a new pod a moment later than its
-    /// node.
-    async fn certificate(&self, identity: &Identity) -> Result<(), CertificateError> {
-        let mut changes = self.certificates.changes();
-        if self.certificates.ready(identity).await.is_ok() {
-            return Ok(());
-        }
-        changes.borrow_and_update();
-        let _ = tokio::time::timeout(SECOND_ATTEMPT, changes.changed()).await;
-        self.certificates.ready(identity).await.map(drop)
-    }
-
-    fn capture_pod(&self, local: &LocalPod) -> io::Result<Enrolled> {
-        let Some(path) = local.netns.clone() else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, NO_NETNS));
-        };
-        let unopened = |error: io::Error| {
-            io::Error::new(error.kind(), format!("opening its network namespace {}: {error}", path.display()))
-        };
-        let netns = Arc::new(Netns::open(&path).map_err(unopened)?);
-        let (cookie, inode) = (netns.cookie(), inode(&path)?);
-        if path.starts_with("/proc") && !has_any(&netns.devices()?, &local.addresses) {
-            // The process that it was found by is another one by now.
-            return Err(io::Error::new(io::ErrorKind::NotFound, NO_NETNS));
-        }
-        let is_captured = self.capture.enrolled().map_err(io::Error::other)?.contains(&cookie);
-        let listeners = in_pod::listeners(&netns, self.workers, &local.addresses, is_captured)?;
-        let pod = Arc::new(Pod {
-            uid: local.uid.clone(),
-            instance: local.instance.clone(),
-            identity: local.identity.clone(),
-            addresses: local.addresses.clone(),
-            workload: local.workload.clone(),
-            sockets: PodSockets::new(netns.clone())?,
-        });
-        self.capture
-            .enrol(&CapturedPod { netns: &netns, addresses: &local.addresses, listeners: &listeners })
-            .map_err(io::Error::other)?;
-        // Before the workers serve the pod: what it has now is not theirs.
-        let past = match &mut *lock(&self.adopted) {
-            Some(adopted) => adopted.remove(&cookie).unwrap_or(Past::New),
-            None => Past::Forgotten,
-        };
-        let mut older = Older::list(&local.uid, &netns, &local.addresses, &past);
-        let per_worker = listeners.per_worker.into_iter().map(|worker| PodListeners {
-            outbound: worker.outbound,
-            inbound: worker.inbound,
-            hbone: worker.hbone,
-        });
-        self.proxy.listen(&pod, per_worker);
-        match (self.older_connections, older.shown().len()) {
-            (_, 0) => {}
-            (OlderConnections::Keep, connections) => {
-                tracing::info!(pod = %local.uid, connections, "connections from before stay as they are");
-            }
-            (choice @ OlderConnections::End, all) => older.look_after(choice, all, Instant::now() + ENDING_TIME),
-        }
-        Ok(Enrolled { local: local.clone(), netns: path, pod, cookie, inode, is_there: true, older })
+impl Departure {
+    fn is_due(self, now: Instant) -> bool {
+        let has_passed = |since: Instant, time| now.saturating_duration_since(since) >= time;
+        has_passed(self.since, LEAVING) || self.unannounced.is_some_and(|since| has_passed(since, HEARING))
     }
 }
 
@@ -520,13 +491,29 @@ impl Joiner {
 enum Fit {
     /// It is as it should be.
     Same,
-    /// The same pod in the same namespace, with other addresses: capture is replaced, and never missing.
+    /// The same pod in the same namespace, with other addresses or the listeners of another agent: capture is replaced, and
+    /// never missing.
     Moved,
     /// Another pod, or its network namespace is no more.
     Gone,
 }
 
 impl Enrolled {
+    /// It is to be in the mesh, whatever was said before.
+    fn stay(&mut self) {
+        if self.departure.take().is_some() {
+            self.pod.is_leaving.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// It is to leave. Returns whether it is time to.
+    fn departs(&mut self, is_announced: bool, now: Instant) -> bool {
+        self.pod.is_leaving.store(true, Ordering::Relaxed);
+        let departure = self.departure.get_or_insert(Departure { since: now, unannounced: None });
+        departure.unannounced = if is_announced { None } else { departure.unannounced.or(Some(now)) };
+        departure.is_due(now)
+    }
+
     /// A namespace may be known by another path than before. One that nobody can name at the moment is taken for the same:
     /// what is captured stays so for as long as the pod is there.
     fn fit(&mut self, wanted: &LocalPod) -> Fit {
@@ -541,18 +528,13 @@ impl Enrolled {
             },
             _ => {}
         }
-        if self.local.addresses == wanted.addresses { Fit::Same } else { Fit::Moved }
+        if self.local.addresses == wanted.addresses && !self.is_displaced { Fit::Same } else { Fit::Moved }
     }
 }
 
 /// Runs `work`, which may block, on a thread for that.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-/// Whether any of these addresses is on a device.
-fn has_any(devices: &[(IpAddr, u32)], addresses: &[IpAddr]) -> bool {
-    addresses.iter().any(|address| devices.iter().any(|(known, _)| known.to_canonical() == address.to_canonical()))
 }
 
 /// Which namespace a path leads to.
@@ -563,4 +545,21 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_leaves_when_its_peers_have_had_time_to_hear_of_it_or_when_that_takes_too_long() {
+        let since = Instant::now();
+        let announced = Departure { since, unannounced: None };
+        assert!(!announced.is_due(since + HEARING * 2));
+        assert!(announced.is_due(since + LEAVING));
+        let told = since + Duration::from_secs(3);
+        let unannounced = Departure { since, unannounced: Some(told) };
+        assert!(!unannounced.is_due(told));
+        assert!(unannounced.is_due(told + HEARING));
+    }
 }

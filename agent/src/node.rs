@@ -29,6 +29,7 @@ use self::kept::KeptSandboxes;
 pub use self::kubelet::follow_kubelet;
 use self::processes::{Found, Inode};
 use crate::cni;
+use crate::duty::Duty;
 use crate::enrol::{EnrolmentStatus, PodState, PodStatus};
 use crate::sandbox::{BoxFuture, Sandbox, Sandboxes, Verdict};
 
@@ -61,6 +62,7 @@ pub struct NodePods {
     /// Where it is written down, for the CNI plug-in, which namespaces are of the mesh.
     remembered: Option<PathBuf>,
     kept: KeptSandboxes,
+    duty: Duty,
 }
 
 /// Which pods of this node are whose.
@@ -81,6 +83,8 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// The file that says to the CNI plug-in which namespaces are of the mesh, if there is a plug-in.
     pub remembered: Option<PathBuf>,
+    /// To keep it there, and to announce pods.
+    pub duty: Duty,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +151,7 @@ impl NodePods {
             has_captured,
             remembered: places.remembered,
             kept,
+            duty: places.duty,
         });
         let (sender, filled_in) = mpsc::channel(4);
         tasks.spawn("node-pods", Arc::clone(&pods).follow(updates, sender, tasks.shutdown()));
@@ -175,6 +180,25 @@ impl NodePods {
         if tokio::time::timeout(patience, left).await.is_err() {
             tracing::warn!("not all pods of this node have left the mesh in order");
         }
+    }
+
+    /// Takes the duty up. Another agent was told of sandboxes until now: what it knew is known here from now on.
+    pub async fn take_up(&self) {
+        let kept = self.kept.clone();
+        match tokio::task::spawn_blocking(move || kept.read()).await {
+            Ok(Ok(sandboxes)) => {
+                let mut state = self.state();
+                for sandbox in sandboxes {
+                    state.sandboxes.entry(sandbox.container.clone()).or_insert(sandbox);
+                }
+                // It is to be written down anew.
+                state.known = Known::default();
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "what the agent before kept of sandboxes cannot be read"),
+            Err(error) => tracing::error!(%error, "reading what the agent before kept of sandboxes failed"),
+        }
+        self.duty.take_up().await;
+        self.sandboxes_changed.notify_one();
     }
 
     async fn follow(
@@ -225,22 +249,31 @@ impl NodePods {
         let is_ours = self.has_captured || self.enrolment.pods().iter().flat_map(|pods| &**pods).any(is_enrolled);
         let stands_aside = other.is_some() && !is_ours;
         update.problems.extend(other.map(|pod| another::problem(&pod, stands_aside)));
-        let namespaces = {
+        {
             let mut state = self.state();
             state.stands_aside = stands_aside;
             let State { ended, members, .. } = &mut *state;
             ended.retain(|uid| {
                 update.local_pods.iter().any(|pod| *pod.instance == **uid) || members.contains_key(uid.as_str())
             });
-            let known = Known::of(&update);
-            let is_news = state.known != known;
-            if is_news {
-                state.known = known.clone();
-            }
             state.said = Some(update);
-            is_news.then_some(known)
+        }
+        self.remember().await;
+    }
+
+    /// Writes down what the CNI plug-in is told of namespaces, where that is another thing than before.
+    async fn remember(&self) {
+        let act = self.duty.act().await;
+        if act.number().is_none() {
+            return;
+        }
+        let namespaces = {
+            let mut state = self.state();
+            let Some(known) = state.said.as_ref().map(Known::of).filter(|known| state.known != *known) else { return };
+            state.known = known.clone();
+            known
         };
-        let (Some(path), Some(namespaces)) = (self.remembered.clone(), namespaces) else { return };
+        let Some(path) = self.remembered.clone() else { return };
         let written = tokio::task::spawn_blocking(move || {
             cni::Remembered::learn(
                 &path,
@@ -253,6 +286,11 @@ impl NodePods {
     }
 
     async fn keep_sandboxes(&self) {
+        self.remember().await;
+        let act = self.duty.act().await;
+        if act.number().is_none() {
+            return;
+        }
         let sandboxes: Vec<Sandbox> = self.state().sandboxes.values().cloned().collect();
         let kept = self.kept.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kept.write(&sandboxes)).await {
@@ -339,16 +377,24 @@ impl NodePods {
                     false => due(&state.pods(), self.enrolment.pods().as_deref().unwrap_or_default()),
                 }
             };
+            let tell = async {
+                let act = self.duty.act().await;
+                match act.number() {
+                    Some(_) => self.announcer.tell(due).await,
+                    None => true,
+                }
+            };
             let all_went_well = tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
-                all_went_well = self.announcer.tell(due) => all_went_well,
+                all_went_well = tell => all_went_well,
             };
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
                 changed = heard.changed() => if changed.is_err() { return },
                 changed = enrolled.changed() => if changed.is_err() { return },
+                () = self.duty.taken_up() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL), if !all_went_well => {}
             }
         }

@@ -7,6 +7,8 @@
 //! On demand an address is outside only for as long as it is wanted and was answered: who has stopped to ask for it would
 //! not hear that it joins the mesh. What the mesh's ranges are is not known then: every address may be in it.
 
+mod task;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use crate::capture::{Capture, CaptureError};
 use crate::proxy::demand::Demand;
 use crate::proxy::{LearnOutside, Proxy, Shared};
 use crate::wanted::{OwnWorkloads, WantedAddresses};
+
+pub use self::task::{Inputs, run, watch_use};
 
 /// Addresses that workers may report before the owner has looked at them; more are dropped and reported again.
 const LEARNED_QUEUE: usize = 1024;
@@ -56,6 +60,8 @@ pub struct Publisher {
     proxy: Arc<Proxy>,
     ranges: HashMap<IpNet, usize>,
     outside: Outside,
+    /// The tenure of the duty to keep capture in step; `None` while another agent has it.
+    tenure: Option<u64>,
     on_demand: Option<OnDemand>,
 }
 
@@ -112,7 +118,36 @@ impl Publisher {
             proxy,
             ranges: HashMap::new(),
             outside: Outside::default(),
+            tenure: Some(1),
             on_demand: None,
+        }
+    }
+
+    /// Notes whether this agent keeps capture in step. One that does again begins anew: another one has changed it since.
+    pub fn act(&mut self, tenure: Option<u64>) {
+        if self.tenure == tenure {
+            return;
+        }
+        self.tenure = tenure;
+        if tenure.is_some() {
+            self.outside = Outside::default();
+            report("forgetting what is outside", self.capture.widen());
+            self.set_ranges();
+        }
+    }
+
+    /// On demand they are never narrowed.
+    fn set_ranges(&self) {
+        if self.on_demand.is_none() && self.tenure.is_some() {
+            let ranges: Vec<IpNet> = self.ranges.keys().copied().collect();
+            report("setting the ranges of the mesh", self.capture.set_ranges(&ranges));
+        }
+    }
+
+    /// Takes an address off the list of those outside, if it may be there.
+    fn take_inside(&mut self, address: IpAddr) {
+        if self.outside.take(address) && self.tenure.is_some() {
+            report("taking an address off the outside list", self.capture.remove_outside(address));
         }
     }
 
@@ -151,9 +186,7 @@ impl Publisher {
             if self.is_lost(address, &snapshot) {
                 lost.push(address);
             } else if snapshot.is_mesh(address) {
-                if self.outside.take(address) {
-                    report("taking an address off the outside list", self.capture.remove_outside(address));
-                }
+                self.take_inside(address);
                 if !was_mesh {
                     let count = self.ranges.entry(range_of(address)).or_default();
                     *count += 1;
@@ -171,9 +204,8 @@ impl Publisher {
                 left.push(address);
             }
         }
-        if ranges_moved && self.on_demand.is_none() {
-            let ranges: Vec<IpNet> = self.ranges.keys().copied().collect();
-            report("setting the ranges of the mesh", self.capture.set_ranges(&ranges));
+        if ranges_moved {
+            self.set_ranges();
         }
         self.cell.publish(snapshot.clone());
         self.proxy.wake();
@@ -229,9 +261,7 @@ impl Publisher {
             return false;
         }
         on_demand.demand.withdraw(address);
-        if self.outside.take(address) {
-            report("taking an address off the outside list", self.capture.remove_outside(address));
-        }
+        self.take_inside(address);
         true
     }
 
@@ -308,10 +338,8 @@ impl Publisher {
 
     /// Forgets an address: the next connection to it asks again, since nobody would tell any more what becomes of it.
     fn release(&mut self, address: IpAddr) {
+        self.take_inside(address);
         let Some(on_demand) = &mut self.on_demand else { return };
-        if self.outside.take(address) {
-            report("taking an address off the outside list", self.capture.remove_outside(address));
-        }
         on_demand.demand.withdraw(address);
         on_demand.wanted.remove(address);
         on_demand.discovery.release(&Wanted::Address(address));
@@ -333,7 +361,7 @@ impl Publisher {
             // Outside the ranges nothing needs to be said.
             None => self.ranges.contains_key(&range_of(address)),
         };
-        if is_to_be_said {
+        if is_to_be_said && self.tenure.is_some() {
             self.outside.note(address);
             report("noting an address as outside", self.capture.put_outside(address));
         }
@@ -359,16 +387,6 @@ fn concerns_waypoints(change: &Change, known: &Snapshot) -> bool {
 /// Whether a service or a workload has an address.
 fn is_known(snapshot: &Snapshot, address: IpAddr) -> bool {
     snapshot.service_by_address(address).is_some() || snapshot.workload_by_address(address).is_some()
-}
-
-/// On demand nothing is known of the mesh's ranges: whatever is not known to be outside goes to the agent.
-///
-/// To be called before any pod is captured.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn capture_everything(capture: &Capture) -> Result<(), CaptureError> {
-    capture.set_ranges(&[Ipv4Net::default().into(), Ipv6Net::default().into()])
 }
 
 /// The range that stands for an address: files do not say what the cluster's ranges are, so that those of the known

@@ -52,6 +52,8 @@ pub struct View {
     pub discovery: Option<Discovery>,
     /// What is asked for on demand, if that is how it is followed.
     pub demand: Option<Arc<Demand>>,
+    /// Another agent serves pods of this node that this one has not enrolled yet.
+    pub is_taking_over: AtomicBool,
     /// The agent was told to end.
     pub is_draining: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl AgentView for View {
         let options = &self.options;
         AgentStatus {
             node: options.node.clone(),
+            pod: Some(options.own_name().to_owned()),
             cluster: options.cluster.clone(),
             network: options.network.clone(),
             trust_domain: options.trust_domain.clone(),
@@ -141,6 +144,9 @@ impl AgentView for View {
         let mut reasons = Vec::new();
         if self.is_draining.load(Ordering::Relaxed) {
             reasons.push("the agent is draining".to_owned());
+        }
+        if self.is_taking_over.load(Ordering::Relaxed) {
+            reasons.push("it is taking over from the agent before it".to_owned());
         }
         match self.enrolment.pods() {
             None => reasons.push("the configuration has not been read yet".to_owned()),

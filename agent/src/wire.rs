@@ -1,22 +1,17 @@
 //! The agent, put together: this file names every part and reads as the start-up script that it is.
 
-use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use weft_control::discovery::{Discovered, Discovery, DiscoveryOptions, NodeDescription};
-use weft_control::{FileSource, LocalPod, SourceOptions, TranslationOptions, Update, kubernetes};
+use weft_control::{FileSource, SourceOptions, TranslationOptions, Update, kubernetes};
 use weft_model::{MeshOptions, SnapshotCell, Store};
 use weft_runtime::{Shutdown, SystemClock, Tasks};
 use weft_transport::{
@@ -28,14 +23,18 @@ use crate::capture::{self, Capture, CaptureOptions, LogLevel};
 use crate::clearing::Clearing;
 use crate::cni::{self, Installation};
 use crate::command::{AgentOptions, DiscoveryMode, NodeSource};
-use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus};
+use crate::duty::Duty;
+use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus, PodState, PodStatus};
 use crate::footprint;
-use crate::joined::{self, Heard};
+use crate::hand_over::{self, Predecessor, Prepared, Standing, Succeeded};
+use crate::joined;
 use crate::node::{NodePods, Places, Territory, follow_kubelet};
+use crate::office::{Duties, Office, Tenure};
 use crate::proxy::demand::Demand;
 use crate::proxy::origin::Origin;
 use crate::proxy::{Proxy, Shared};
-use crate::publish::{self, Learned, Publisher};
+use crate::publish::{self, Inputs, Learned, Publisher};
+use crate::state_dir;
 use crate::telemetry::{AccessLog, Logging, Metrics};
 use crate::view::{Problems, View};
 
@@ -49,12 +48,6 @@ const TASKS_END: Duration = Duration::from_secs(2);
 const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 /// How often series of workloads that are gone are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
-/// So many changes at once leave enough behind in memory to look for it.
-const LARGE_CHANGE: usize = 500;
-/// How often it is looked at what the pods talk to, on demand.
-const USE_INTERVAL: Duration = Duration::from_secs(60);
-/// Addresses that are asked for at once.
-const ASKED_AT_ONCE: usize = 1024;
 /// How often the probe cgroup is looked up again.
 const PROBE_CGROUP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -85,7 +78,7 @@ pub fn run_agent(options: AgentOptions) -> anyhow::Result<()> {
         None => AccessLog::off(),
     };
     raise_descriptor_limit();
-    let _owned = own_state_dir(&options.state_dir)?;
+    state_dir::make(&options.state_dir)?;
     // One thread is enough for what is not on the way of a byte, and keeps an idle agent small.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -109,13 +102,20 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let tasks = Tasks::new();
-    let listeners = Listeners::bind(&options.admin_options())?;
+    let standing = tokio::select! {
+        standing = hand_over::stand(&options) => standing?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let duties = Duties::new(matches!(standing, Standing::Alone(_)));
 
     // What takes long at the start goes on at once: reading the folder, opening the authority, loading the programs.
     let enrolment_status = Arc::<EnrolmentStatus>::default();
     // The folder is watched for as long as its source lives.
-    let Pods { _folder, updates, cluster } = pods_of_this_node(&options, &enrolment_status, &tasks).await?;
+    let Pods { _folder, updates, cluster } =
+        pods_of_this_node(&options, &enrolment_status, &duties.node, &tasks).await?;
     if let Some(Cluster { clearing, .. }) = &cluster
+        && matches!(standing, Standing::Alone(_))
         && clearing.is_ordered().await
     {
         tokio::select! {
@@ -125,7 +125,7 @@ async fn run(
         }
         return Ok(());
     }
-    let (heard, hearing) = mpsc::channel(4);
+    let (heard, mut hearing) = mpsc::channel(4);
     let discovery = match follow_control_plane(&options, &tasks)? {
         Some((discovery, discovered)) => {
             tasks.spawn("configuration", until(tasks.shutdown(), joined::join(discovered, updates, heard)));
@@ -149,28 +149,6 @@ async fn run(
         tokio::task::spawn_blocking(move || CertificateAuthority::open(&directory, &trust_domain, clock))
     });
 
-    // Capture.
-    let capture = Capture::start(CaptureOptions {
-        bpf_dir: options.bpf_dir.clone(),
-        node: options.node.clone(),
-        cgroup_root: options.cgroup_root.clone(),
-        probe_cgroup: options.probe_cgroup.clone(),
-        loopback_congestion_control: options.loopback_congestion_control.name(),
-        log: LogLevel::default(),
-    })
-    .context("starting capture")?;
-    if demand.is_some() {
-        publish::capture_everything(&capture).context("capturing what is not known to be outside the mesh")?;
-    }
-    let capture = Arc::new(capture);
-    tasks.spawn("capture-log", until(tasks.shutdown(), capture.forward_log()));
-    if cluster.is_some() && options.probe_cgroup.is_none() {
-        let root = capture.cgroup_root().to_owned();
-        tasks.spawn("kubelet", until(tasks.shutdown(), follow_kubelet(capture.clone(), root)));
-    } else {
-        tasks.spawn("probe-cgroup", until(tasks.shutdown(), follow_probe_cgroup(capture.clone())));
-    }
-
     // Identity.
     let authority: Arc<dyn CertificateSource> = match (opening, &options.control_planes.authority) {
         (Some(opening), _) => Arc::new(
@@ -193,6 +171,43 @@ async fn run(
         revocation_lists: options.revocation_lists.clone(),
     };
     let certificates = Certificates::start(authority, certificate_options, clock, &tasks)?;
+
+    // Office: this agent's own, or from the one that runs, which goes on to serve until all its pods are enrolled here.
+    let asked = discovery.as_ref().filter(|_| demand.is_some());
+    let succeeding = hand_over::succeed(standing, &options, &mut hearing, asked, &certificates);
+    let Succeeded { lock, predecessor, mut prepared } = tokio::select! {
+        succeeded = succeeding => succeeded?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let listeners = Listeners::bind(&options.admin_options())?;
+    if let Some(cluster) = &cluster {
+        cluster.pods.take_up().await;
+    }
+    duties.node.take_up().await;
+
+    // Capture.
+    let capture = Capture::start(CaptureOptions {
+        bpf_dir: options.bpf_dir.clone(),
+        node: options.node.clone(),
+        cgroup_root: options.cgroup_root.clone(),
+        probe_cgroup: options.probe_cgroup.clone(),
+        loopback_congestion_control: options.loopback_congestion_control.name(),
+        log: LogLevel::default(),
+    })
+    .context("starting capture")?;
+    if demand.is_some() {
+        // Nothing is known of the mesh's ranges then: whatever is not known to be outside goes to the agent.
+        capture.widen().context("capturing what is not known to be outside the mesh")?;
+    }
+    let capture = Arc::new(capture);
+    tasks.spawn("capture-log", until(tasks.shutdown(), capture.forward_log()));
+    if cluster.is_some() && options.probe_cgroup.is_none() {
+        let root = capture.cgroup_root().to_owned();
+        tasks.spawn("kubelet", until(tasks.shutdown(), follow_kubelet(capture.clone(), root, duties.node.clone())));
+    } else {
+        tasks.spawn("probe-cgroup", until(tasks.shutdown(), follow_probe_cgroup(capture.clone(), duties.node.clone())));
+    }
 
     // The data path.
     let store = Store::new(MeshOptions {
@@ -219,6 +234,7 @@ async fn run(
         workers: options.workers,
         older_connections: options.older_connections,
         state_dir: options.state_dir.clone(),
+        duty: duties.enrolment.clone(),
     };
     let enrolment = Enrolment::new(
         capture.clone(),
@@ -238,6 +254,7 @@ async fn run(
         problems: Arc::new(Problems::default()),
         discovery: discovery.clone(),
         demand: demand.clone(),
+        is_taking_over: AtomicBool::new(predecessor.is_some()),
         is_draining: AtomicBool::new(false),
         options,
     });
@@ -246,41 +263,63 @@ async fn run(
     let (seen_used, used) = mpsc::channel(1);
     if let (Some(discovery), Some(demand)) = (discovery, demand) {
         publisher = publisher.on_demand(discovery, demand);
-        tasks.spawn("use", until(tasks.shutdown(), watch_use(proxy.clone(), seen_used)));
+        tasks.spawn("use", until(tasks.shutdown(), publish::watch_use(proxy.clone(), seen_used)));
     }
     let large_changes = Arc::new(Notify::new());
-    let inputs = Inputs { hearing, learned: learned_addresses, asks, used };
-    let publishing = publish(publisher, inputs, pods, view.problems.clone(), large_changes.clone());
+    let inputs = Inputs {
+        first: std::mem::take(&mut prepared.heard),
+        hearing,
+        learned: learned_addresses,
+        asks,
+        used,
+        duty: duties.publication.clone(),
+    };
+    let publishing = publish::run(publisher, inputs, pods, view.problems.clone(), large_changes.clone());
     tasks.spawn("publish", until(tasks.shutdown(), publishing));
     tasks.spawn("settle", until(tasks.shutdown(), footprint::settle_after(large_changes)));
     tasks.spawn("prune", until(tasks.shutdown(), prune(metrics.clone(), snapshots)));
-    let plug_in = Tasks::new();
-    if let Some(installation) = installation(&view.options) {
-        plug_in.spawn("cni", cni::keep(installation, plug_in.shutdown()));
+    if let Some(predecessor) = predecessor {
+        tasks.spawn("taking-over", until(tasks.shutdown(), replace(predecessor, prepared, view.clone())));
     }
-    let admin = Admin::new(view.clone(), metrics, Some(logging.control()));
+    let (successors_sender, successors) = mpsc::channel(1);
+    let admin = Admin::new(view.clone(), metrics, Some(logging.control())).with_successors(successors_sender);
     let admin = match &cluster {
         Some(cluster) => admin.with_sandboxes(cluster.pods.clone()),
         None => admin,
     };
-    listeners.start(&admin, &tasks);
+    let office = Office {
+        options: view.options.clone(),
+        admin,
+        capture,
+        pods: cluster.as_ref().map(|cluster| cluster.pods.clone()),
+        installation: installation(&view.options),
+        duties,
+    };
+    let mut tenure = Tenure::begin(office, lock, listeners, successors);
     tracing::info!(node = view.options.node, version = env!("CARGO_PKG_VERSION"), "the agent runs");
 
-    let order = async {
+    let ordered = async {
         match &cluster {
-            Some(cluster) => {
-                cluster.clearing.ordered().await;
-                cluster
-            }
+            Some(cluster) => cluster.clearing.ordered().await,
             None => std::future::pending().await,
         }
     };
-    let order = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        cluster = order => Some(cluster),
+    let (mut ordered, mut is_ordered) = (pin!(ordered), false);
+    let order = loop {
+        // One that is out of office leaves it to its successor.
+        if is_ordered && tenure.is_acting() {
+            break cluster.as_ref();
+        }
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            () = &mut ordered, if !is_ordered => is_ordered = true,
+            () = tenure.step() => {}
+        }
     };
-    plug_in.drain(TASKS_END).await;
+    let told = Instant::now();
+    tenure.leave_plug_in().await;
+    let mut drain_deadline = view.options.drain_deadline;
     if let Some(cluster) = order {
         tracing::info!("told to clear this node: its pods leave the mesh");
         let leaving = async {
@@ -293,11 +332,17 @@ async fn run(
             _ = interrupt.recv() => {}
         }
     } else {
+        tokio::select! {
+            () = tenure.see_succeeded(drain_deadline / 2) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        drain_deadline = drain_deadline.saturating_sub(told.elapsed());
         tracing::info!("told to end: taking no more connections; capture stays, so that nothing goes out in clear");
     }
     view.is_draining.store(true, Ordering::Relaxed);
     tokio::select! {
-        left = proxy.drain(view.options.drain_deadline) => {
+        left = proxy.drain(drain_deadline) => {
             if left > 0 {
                 tracing::warn!(connections = left, "the deadline has passed: what is left is reset");
             }
@@ -307,6 +352,7 @@ async fn run(
         _ = interrupt.recv() => {}
     }
     proxy.stop();
+    tenure.end().await;
     tasks.drain(TASKS_END).await;
     if let Some(cluster) = order {
         tokio::select! {
@@ -316,6 +362,23 @@ async fn run(
         }
     }
     Ok(())
+}
+
+/// Tells the predecessor when all pods are enrolled here, and holds on to it: should this agent die, it goes on.
+async fn replace(mut predecessor: Predecessor, mut prepared: Prepared, view: Arc<View>) {
+    let mut enrolled = view.enrolment.subscribe();
+    let is_done = |pods: &[PodStatus]| {
+        pods.iter().all(|pod| pod.state != PodState::NotEnrolled || !prepared.pods.contains(&pod.uid))
+    };
+    if enrolled.wait_for(|pods| pods.as_deref().is_some_and(is_done)).await.is_err() {
+        return;
+    }
+    prepared.release(&view.certificates);
+    view.is_taking_over.store(false, Ordering::Relaxed);
+    tracing::info!("took over from the agent before this one");
+    // One that is gone needs no telling.
+    let _ = predecessor.tell_done().await;
+    predecessor.gone().await;
 }
 
 /// Clears the node, and stays.
@@ -360,6 +423,7 @@ struct Cluster {
 async fn pods_of_this_node(
     options: &AgentOptions,
     enrolment: &Arc<EnrolmentStatus>,
+    duty: &Duty,
     tasks: &Tasks,
 ) -> anyhow::Result<Pods> {
     let translation = translation_options(options);
@@ -380,6 +444,7 @@ async fn pods_of_this_node(
             let places = Places {
                 state_dir: options.state_dir.clone(),
                 remembered: options.cni.is_some().then(|| cni::Remembered::path(&options.state_dir)),
+                duty: duty.clone(),
             };
             let (pods, updates) = NodePods::start(client, said, enrolment.clone(), territory, places, tasks);
             Ok(Pods { _folder: None, updates, cluster: Some(Cluster { pods, clearing }) })
@@ -416,75 +481,6 @@ fn translation_options(options: &AgentOptions) -> TranslationOptions {
     }
 }
 
-/// What the owner of the state is told.
-struct Inputs {
-    hearing: mpsc::Receiver<Heard>,
-    learned: mpsc::Receiver<IpAddr>,
-    /// On demand: what workers need to know.
-    asks: Option<mpsc::Receiver<IpAddr>>,
-    /// On demand: what is talked to.
-    used: mpsc::Receiver<HashSet<IpAddr>>,
-}
-
-/// Applies what the source reports, one batch after the other.
-async fn publish(
-    mut publisher: Publisher,
-    inputs: Inputs,
-    pods: watch::Sender<Option<Arc<[LocalPod]>>>,
-    problems: Arc<Problems>,
-    large_changes: Arc<Notify>,
-) {
-    let Inputs { mut hearing, mut learned, asks, mut used } = inputs;
-    // The end that is kept makes it wait for ever where nothing is asked.
-    let (_nobody, nothing) = mpsc::channel(1);
-    let mut asks = asks.unwrap_or(nothing);
-    let mut asked = Vec::new();
-    let mut is_first = true;
-    loop {
-        tokio::select! {
-            heard = hearing.recv() => match heard {
-                None => return,
-                Some(Heard::Pods(uids)) => publisher.own_pods(uids),
-                Some(Heard::Answers(answers)) => publisher.answered(answers),
-                Some(Heard::Update(update)) => {
-                    for problem in &update.problems {
-                        tracing::warn!("{problem}");
-                    }
-                    problems.set(update.problems);
-                    let is_large = is_first || update.changes.len() >= LARGE_CHANGE;
-                    is_first = false;
-                    let snapshot = publisher.apply(update.changes);
-                    tracing::debug!(generation = snapshot.generation(), "the configuration is in force");
-                    pods.send_replace(Some(update.local_pods.into()));
-                    if is_large {
-                        large_changes.notify_one();
-                    }
-                }
-            },
-            _ = asks.recv_many(&mut asked, ASKED_AT_ONCE) => {
-                publisher.asked(&asked);
-                asked.clear();
-            }
-            address = learned.recv() => {
-                let Some(address) = address else { return };
-                publisher.learned(address);
-            }
-            Some(addresses) = used.recv() => publisher.used(&addresses),
-        }
-    }
-}
-
-/// Tells from time to time what this node's pods talk to.
-async fn watch_use(proxy: Arc<Proxy>, seen: mpsc::Sender<HashSet<IpAddr>>) {
-    let mut interval = tokio::time::interval(USE_INTERVAL);
-    loop {
-        interval.tick().await;
-        if seen.send(proxy.talked_to().await).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Ends `task` when its owner wants that; it is one that may be dropped at any of its waits.
 async fn until(mut shutdown: Shutdown, task: impl Future<Output = ()>) {
     tokio::select! {
@@ -498,16 +494,20 @@ async fn prune(metrics: Arc<Metrics>, snapshots: Arc<SnapshotCell>) {
     let mut interval = tokio::time::interval(PRUNE_INTERVAL);
     loop {
         interval.tick().await;
-        metrics.tcp.prune(&snapshots.load(), std::time::Instant::now());
+        metrics.tcp.prune(&snapshots.load(), Instant::now());
     }
 }
 
 /// The kubelet's cgroup has another id after each of its restarts.
-async fn follow_probe_cgroup(capture: Arc<Capture>) {
+async fn follow_probe_cgroup(capture: Arc<Capture>, duty: Duty) {
     let mut interval = tokio::time::interval(PROBE_CGROUP_INTERVAL);
     let mut last = String::new();
     loop {
         interval.tick().await;
+        let act = duty.act().await;
+        if act.number().is_none() {
+            continue;
+        }
         let said = capture.refresh_probe_cgroup().err().map(|error| error.to_string()).unwrap_or_default();
         if !said.is_empty() && said != last {
             tracing::warn!("probes are judged like any connection: {said}");
@@ -523,31 +523,4 @@ pub(crate) fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-}
-
-/// Makes the state directory and keeps other agents out of it.
-fn own_state_dir(path: &Path) -> anyhow::Result<File> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("making the state directory {}", path.display()))?;
-    let lock = path.join("agent.lock");
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock)
-        .with_context(|| format!("opening {}", lock.display()))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        if error == rustix::io::Errno::WOULDBLOCK {
-            anyhow::anyhow!(
-                "another agent runs with the state directory {}: stop it, or give this one a --state-dir of its own",
-                path.display()
-            )
-        } else {
-            anyhow::Error::new(error).context(format!("locking {}", lock.display()))
-        }
-    })?;
-    Ok(file)
 }

@@ -163,6 +163,7 @@ impl Mesh {
                 addresses: vec![address],
                 workload: Arc::new(workload(name, address)),
                 sockets: PodSockets::new(netns).expect("our own namespace can be entered"),
+                is_leaving: false.into(),
             });
             proxy.listen(&pod, [listeners]);
             proxies.push(proxy);

@@ -15,7 +15,7 @@ use super::{PATIENCE, shop};
 const CHOICES: [&[&str]; 4] = [
     &[],
     &["crds.install=true", "createNamespace=true", "criticalPodsQuota=true", "imagePullSecrets[0].name=registry"],
-    &["controller.replicas=1", "agent.confineToNode=false", "agent.seLinuxType=", "agent.maxUnavailable=10%"],
+    &["controller.replicas=1", "agent.confineToNode=false", "agent.seLinuxType=", "agent.maxSurge=10%"],
     &[
         "image.digest=sha256:0123456789012345678901234567890123456789012345678901234567890123",
         "agent.extraArgs={--workers=2}",

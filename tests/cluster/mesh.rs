@@ -283,13 +283,13 @@ fn what_fails_fails_closed_and_comes_back() -> Result<()> {
     })?;
     ensure!(lasted("without the API server")? == 0, "{:#?}", load.outcome()?);
 
-    // Every agent is replaced by a new one.
+    // Every agent is replaced by a new one, which takes over from it.
     let agents = ["rollout", "restart", "daemonset/weft-agent", "--namespace=weft-system"];
     cluster.kubectl(&agents)?.success()?;
     let status = ["rollout", "status", "daemonset/weft-agent", "--namespace=weft-system", "--timeout=55s"];
     cluster.kubectl(&status)?.success()?;
     load.go_on(50)?;
-    lasted("while all agents were replaced")?;
+    ensure!(lasted("while all agents were replaced")? == 0, "{:#?}", load.outcome()?);
 
     // A node loses its power, and comes back.
     let node = &cluster.nodes()[1];

@@ -108,7 +108,7 @@ pub(crate) fn start_controller(world: &World, host: &Node, address: SocketAddr) 
 }
 
 /// An agent that follows the controller; its folder only says which pods run on its node.
-fn join(world: &World, node: &Node, controller: SocketAddr) -> weft_tests::AgentOptions {
+pub(crate) fn join(world: &World, node: &Node, controller: SocketAddr) -> weft_tests::AgentOptions {
     let url = format!("https://{controller}");
     let token = token_file(world, node.label());
     let root = world.folder().join("controller-ca/ca-cert.pem");

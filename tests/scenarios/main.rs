@@ -18,6 +18,7 @@ mod control_plane;
 mod ending;
 mod enrolment;
 mod fail_closed;
+mod hand_over;
 mod handshake;
 mod identity;
 mod lifecycle;

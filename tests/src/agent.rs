@@ -42,6 +42,7 @@ pub struct Agent {
     options: AgentOptions,
     process: Process,
     journal: Journal,
+    leaves_pins: bool,
 }
 
 /// The `weft` binary: `WEFT_BIN`, or the one that cargo built into the target folder of the running program, a release
@@ -132,7 +133,7 @@ impl AgentOptions {
         let journal = Journal::File(self.log_file().into());
         self.shared.journals.lock().expect("no journal panics").push((self.label.clone(), journal.clone()));
         let process = self.spawn(&journal)?;
-        Ok(Agent { options: self, process, journal })
+        Ok(Agent { options: self, process, journal, leaves_pins: false })
     }
 
     /// The folder of the agent's state and of its Unix socket.
@@ -308,6 +309,23 @@ impl Agent {
         Ok(())
     }
 
+    /// Another agent of the node has taken over: this one is killed, if it still runs, and leaves what it pinned to the other.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn replace(&mut self, next: Self) -> Result<()> {
+        std::mem::replace(self, next).abandon()
+    }
+
+    /// Kills it, and leaves what is pinned to another agent of the node.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn abandon(mut self) -> Result<()> {
+        self.leaves_pins = true;
+        self.kill()
+    }
+
     /// Starts it again after it ended, and waits until it is ready.
     ///
     /// # Errors
@@ -413,6 +431,8 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.process.kill();
-        let _ = fs::remove_dir_all(self.pins());
+        if !self.leaves_pins {
+            let _ = fs::remove_dir_all(self.pins());
+        }
     }
 }

@@ -104,7 +104,7 @@ pub(super) async fn serve(listener: Listener, handler: Arc<dyn Handler>, mut shu
 }
 
 async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     handler: Arc<dyn Handler>,
     mut shutdown: Shutdown,
 ) {
@@ -118,6 +118,8 @@ async fn connection(
             .header_read_timeout(HEAD)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service)
+            // Of all routes one makes its connection something else.
+            .with_upgrades()
     );
     tokio::select! {
         biased;

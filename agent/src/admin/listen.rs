@@ -116,7 +116,11 @@ impl Listeners {
     /// Starts the servers, owned by `tasks`.
     pub fn start(self, admin: &Admin, tasks: &Tasks) {
         let Self { socket, socket_file, admin: admin_tcp, metrics, readiness } = self;
-        let routes = UnixRoutes { admin: AdminRoutes(admin.clone()), sandboxes: admin.sandboxes.clone() };
+        let routes = UnixRoutes {
+            admin: AdminRoutes(admin.clone()),
+            sandboxes: admin.sandboxes.clone(),
+            successors: admin.successors.clone(),
+        };
         let over_unix = http::serve(Listener::Unix(socket), Arc::new(routes), tasks.shutdown());
         tasks.spawn("admin", async move {
             let _removed_at_the_end = socket_file;

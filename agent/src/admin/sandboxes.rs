@@ -1,16 +1,20 @@
-//! What the CNI plug-in asks: see [`Sandboxes`]. Only on the Unix socket, which is for root alone.
+//! What the CNI plug-in asks: see [`Sandboxes`]. Only on the Unix socket, which is for root alone, as is what the next agent
+//! asks.
 
 use std::sync::Arc;
 
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::Answer;
 use super::http::{self, Handler, Reply, failure};
 use super::routes::AdminRoutes;
 use crate::cni::{Going, Known, MAX_QUESTION};
+use crate::hand_over;
 use crate::sandbox::{Sandbox, Sandboxes};
 
 /// The paths begin with this.
@@ -20,10 +24,15 @@ const PREFIX: &str = "/v1/cni/";
 pub(super) struct UnixRoutes {
     pub(super) admin: AdminRoutes,
     pub(super) sandboxes: Option<Arc<dyn Sandboxes>>,
+    pub(super) successors: Option<mpsc::Sender<OnUpgrade>>,
 }
 
 impl Handler for UnixRoutes {
     fn answer(&self, request: Request<Incoming>) -> Answer<'static, Reply> {
+        if request.uri().path() == hand_over::PATH {
+            let reply = super::hand_over::answer(request, self.successors.as_ref());
+            return Box::pin(std::future::ready(reply));
+        }
         if !request.uri().path().starts_with(PREFIX) {
             return self.admin.answer(request);
         }

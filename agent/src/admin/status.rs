@@ -88,6 +88,9 @@ pub struct DiscoveryStatus {
 pub struct AgentStatus {
     /// Its node.
     pub node: String,
+    /// Its own pod, or its host. Agents that cannot hand over do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Its cluster.
     pub cluster: String,
     /// Its network; empty for the only one.

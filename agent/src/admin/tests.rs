@@ -28,6 +28,7 @@ impl AgentView for FakeAgent {
     fn status(&self) -> AgentStatus {
         AgentStatus {
             node: "node-a".into(),
+            pod: Some("weft-agent-x".into()),
             cluster: "Kubernetes".into(),
             network: String::new(),
             trust_domain: "cluster.local".into(),

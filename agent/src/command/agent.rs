@@ -155,6 +155,11 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "WEFT_DRAIN_DEADLINE", value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     drain_deadline: Duration,
 
+    /// Take over from the agent that runs with this state directory, without a connection that is refused: it yields when
+    /// this one has its configuration. Otherwise a second agent of one state directory does not start
+    #[arg(long, env = "WEFT_TAKE_OVER")]
+    take_over: bool,
+
     #[command(flatten)]
     control_plane: ControlPlaneArgs,
 
@@ -281,6 +286,8 @@ pub struct AgentOptions {
     pub cgroup_root: Option<PathBuf>,
     /// How long connections may go on after SIGTERM.
     pub drain_deadline: Duration,
+    /// Take over from the agent that runs.
+    pub take_over: bool,
     /// Control planes that are followed in place of the folder and the embedded authority.
     pub control_planes: ControlPlanes,
     /// Where the CNI plug-in is kept installed; `None`: nowhere.
@@ -310,6 +317,11 @@ impl AgentOptions {
             relaxations.push(format!("certificates are valid for {lifetime}, and so is one that was stolen"));
         }
         relaxations
+    }
+
+    /// The name of the agent's own pod; of its node, where it is none.
+    pub fn own_name(&self) -> &str {
+        self.control_planes.pod.as_deref().unwrap_or(&self.node)
     }
 
     /// Where the servers listen.
@@ -409,6 +421,7 @@ impl AgentArgs {
             bpf_dir: self.bpf_dir,
             cgroup_root: self.cgroup_root,
             drain_deadline: self.drain_deadline,
+            take_over: self.take_over,
             control_planes,
             cni,
         })

@@ -278,4 +278,4 @@ fn conclude(text: &mut String, findings: &[Finding], is_coloured: bool) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

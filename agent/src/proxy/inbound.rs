@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use weft_hbone::{Authority, Connection, ErrorCode, Forwarded, Request, StreamId};
@@ -127,6 +128,8 @@ impl Worker {
         let peer = Peer { identity: record.peer.as_ref(), source: record.client.ip(), destination };
         match snapshot.admit(workload, &peer) {
             Verdict::Allowed => Ok(()),
+            // As it is right after, when it is captured no more.
+            Verdict::Denied(_) if record.peer.is_none() && pod.is_leaving.load(Ordering::Relaxed) => Ok(()),
             Verdict::Denied(denial) => Err(Failure::denied(denial.to_string())),
         }
     }

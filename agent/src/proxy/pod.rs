@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use weft_model::{Identity, Workload};
 
@@ -27,6 +28,8 @@ pub struct Pod {
     pub workload: Arc<Workload>,
     /// Where its sockets come from.
     pub sockets: PodSockets,
+    /// It is to be in the mesh no more, and its peers are being told: those that know come in clear.
+    pub is_leaving: AtomicBool,
 }
 
 impl Pod {

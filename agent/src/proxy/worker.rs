@@ -394,7 +394,7 @@ impl Worker {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Listen { pod, listeners } => self.listen(&pod, listeners),
-            Command::CloseListeners { pod } => self.close_listeners(|listener| Arc::ptr_eq(&listener.pod, &pod)),
+            Command::CloseListeners { pod } => self.take_what_waits(|listener| Arc::ptr_eq(&listener.pod, &pod)),
             Command::Forget { pod } => self.forget(&pod),
             Command::Connections { reply } => {
                 // Nobody may be waiting any more.
@@ -489,10 +489,9 @@ impl Worker {
         }
     }
 
-    fn drain(&mut self) {
-        self.is_draining = true;
-        // What the kernel has accepted already is carried: closing a listener resets what waits in it.
-        for key in self.listeners.keys_where(|_| true) {
+    /// Closes listeners. What the kernel has accepted already is carried: closing a listener resets what waits in it.
+    fn take_what_waits(&mut self, wanted: impl Fn(&Listener) -> bool) {
+        for key in self.listeners.keys_where(&wanted) {
             for _ in 0..DRAIN_ACCEPTS {
                 self.accept(key);
                 if self.listeners.get(key).is_none_or(|listener| !listener.is_readable) {
@@ -500,7 +499,12 @@ impl Worker {
                 }
             }
         }
-        self.close_listeners(|_| true);
+        self.close_listeners(wanted);
+    }
+
+    fn drain(&mut self) {
+        self.is_draining = true;
+        self.take_what_waits(|_| true);
         for key in self.tunnels.keys_where(|tunnel| tunnel.is_open()) {
             if let Some(tunnel) = self.tunnels.get_mut(key) {
                 tunnel.drain(self.now);

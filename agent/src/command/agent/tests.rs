@@ -72,6 +72,7 @@ fn the_defaults_are_the_documented_ones() {
             bpf_dir: "/sys/fs/bpf/weft".into(),
             cgroup_root: None,
             drain_deadline: Duration::from_secs(20),
+            take_over: false,
             control_planes: ControlPlanes::default(),
             cni: None,
         }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-pub(super) fn report(change: impl FnOnce(&mut StatusReport)) -> StatusReport {
+pub(in crate::command) fn report(change: impl FnOnce(&mut StatusReport)) -> StatusReport {
     let mut report = decode(json!({
         "version": env!("CARGO_PKG_VERSION"), "pid": 42, "node": "node-a", "cluster": "Kubernetes", "network": "",
         "trust_domain": "cluster.local", "workers": 2, "configuration_source": "/etc/weft", "state": "running",
