@@ -4,6 +4,7 @@
 //! The control plane knows which pods run where, but not their network namespaces on this node.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -15,6 +16,8 @@ use weft_control::discovery::{Discovered, News, Wanted};
 pub enum Heard {
     /// The uids of the enrolled pods of this node. Told before the mesh has spoken: its word of them is asked for.
     Pods(HashSet<Arc<str>>),
+    /// Addresses that were wanted and answered when what follows was written down, by an earlier agent.
+    Remembered(Vec<IpAddr>),
     /// Changes, problems and pods.
     Update(Update),
     /// What was wanted, and is answered by the updates that came before, and by none that comes later.
@@ -41,6 +44,12 @@ pub async fn join(mesh: Discovered, mut folder: mpsc::Receiver<Update>, heard: m
             told = news.recv(), if from_mesh.is_none() || from_folder.is_some() => match told {
                 None => return,
                 Some(News::Update(update)) => from_mesh = Some(update),
+                Some(News::Remembered(addresses)) => {
+                    if heard.send(Heard::Remembered(addresses)).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 Some(News::Answers(answers)) => {
                     if heard.send(Heard::Answers(answers)).await.is_err() {
                         return;
@@ -101,6 +110,7 @@ mod tests {
             match heard.recv().await.expect("something") {
                 Heard::Pods(_) => {}
                 Heard::Update(update) => return (update.changes.len(), update.problems.len()),
+                Heard::Remembered(addresses) => panic!("{addresses:?} came first"),
                 Heard::Answers(answers) => panic!("{answers:?} came first"),
             }
         }
@@ -146,7 +156,7 @@ mod tests {
                 Heard::Update(update) if update.changes.is_empty() => {}
                 Heard::Update(_) => order.push('u'),
                 Heard::Answers(_) => order.push('a'),
-                Heard::Pods(_) => {}
+                Heard::Pods(_) | Heard::Remembered(_) => {}
             }
         }
         assert_eq!(order, "uauaua");

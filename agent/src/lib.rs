@@ -22,6 +22,7 @@ pub mod joined;
 pub mod footprint;
 pub mod clearing;
 pub mod state_dir;
+pub mod last_state;
 pub mod hand_over;
 pub mod office;
 pub mod wire;

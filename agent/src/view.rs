@@ -61,8 +61,14 @@ pub struct View {
 impl View {
     fn discovery(&self) -> Option<DiscoveryStatus> {
         let (source, discovery) = (self.options.control_planes.discovery.as_ref()?, self.discovery.as_ref()?);
-        let weft_control::discovery::DiscoveryStatus { is_connected, is_synced, last_error, streams, refusals } =
-            discovery.status();
+        let weft_control::discovery::DiscoveryStatus {
+            is_connected,
+            is_synced,
+            last_error,
+            streams,
+            refusals,
+            remembered,
+        } = discovery.status();
         Some(DiscoveryStatus {
             control_plane: source.url.clone(),
             mode: if self.demand.is_some() { DiscoveryMode::OnDemand } else { DiscoveryMode::Wildcard },
@@ -71,6 +77,7 @@ impl View {
             last_error,
             streams,
             refusals,
+            last_state: remembered.map(Into::into),
             wanted: discovery.wanted(),
             held: self.demand.as_ref().map_or(0, |demand| demand.held()),
         })

@@ -28,6 +28,7 @@ use crate::enrol::{Enrolment, EnrolmentOptions, EnrolmentStatus, PodState, PodSt
 use crate::footprint;
 use crate::hand_over::{self, Predecessor, Prepared, Standing, Succeeded};
 use crate::joined;
+use crate::last_state::{self, KeptState, Known};
 use crate::node::{NodePods, Places, Territory, follow_kubelet};
 use crate::office::{Duties, Office, Tenure};
 use crate::proxy::demand::Demand;
@@ -265,6 +266,25 @@ async fn run(
         publisher = publisher.on_demand(discovery, demand);
         tasks.spawn("use", until(tasks.shutdown(), publish::watch_use(proxy.clone(), seen_used)));
     }
+    tasks.spawn(
+        "certificates-wake",
+        until(tasks.shutdown(), wake_for_certificates(view.certificates.clone(), proxy.clone())),
+    );
+    if let (Some(discovery), Some(source)) = (view.discovery.clone(), &view.options.control_planes.discovery) {
+        let kept = KeptState::of(&view.options.state_dir, &source.url, &view.options.network);
+        if let Some(patience) = view.options.control_planes.last_state {
+            let recalling = last_state::recall(kept.clone(), discovery.clone(), patience);
+            tasks.spawn("recall", until(tasks.shutdown(), recalling));
+        }
+        tasks.spawn("retry", until(tasks.shutdown(), retry_certificates(discovery.clone(), view.certificates.clone())));
+        let known = Known {
+            snapshots: snapshots.clone(),
+            demand: view.demand.clone(),
+            discovery,
+            duty: duties.publication.clone(),
+        };
+        tasks.spawn("last-state", last_state::keep(kept, known, tasks.shutdown()));
+    }
     let large_changes = Arc::new(Notify::new());
     let inputs = Inputs {
         first: std::mem::take(&mut prepared.heard),
@@ -478,6 +498,22 @@ fn translation_options(options: &AgentOptions) -> TranslationOptions {
         cluster_domain: options.cluster_domain.clone(),
         root_namespace: options.root_namespace.clone(),
         ..cluster
+    }
+}
+
+/// Connections may wait for certificates.
+async fn wake_for_certificates(certificates: Arc<Certificates>, proxy: Arc<Proxy>) {
+    let mut changes = certificates.changes();
+    while changes.changed().await.is_ok() {
+        proxy.wake();
+    }
+}
+
+/// Where the control plane is again, its authority most often is, too.
+async fn retry_certificates(discovery: Discovery, certificates: Arc<Certificates>) {
+    let mut connected = discovery.connected();
+    while connected.changed().await.is_ok() {
+        certificates.retry();
     }
 }
 

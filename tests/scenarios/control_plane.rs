@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use weft_tests::{Agent, Metrics, Node, Pod, PodSpec, Process, World, eventually, weft_binary};
 
-use crate::client::{Conversation, assert_answered, eventually_answered, eventually_refused};
+use crate::client::{Conversation, assert_answered, assert_refused, eventually_answered, eventually_refused};
 use crate::pair::{NAMESPACE, authorization, serve};
 
 /// What agents ask the controller for.
@@ -220,5 +220,66 @@ fn an_agent_with_a_wrong_token_gets_nothing_and_the_log_says_why() -> Result<()>
     ensure!(!stranger.is_ready() && stranger.is_running()?, "it goes on trying, and is not ready");
     std::thread::sleep(Duration::from_millis(200));
     ensure!(!stranger.log().contains("made up"), "the token is shown");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_starts_without_its_controller_serves_by_what_was_known_before() -> Result<()> {
+    for (mode, is_killed) in [(Mode::OnDemand, true), (Mode::Wildcard, false)] {
+        let mut mesh = Mesh::start(mode)?;
+        let _echo = serve(&mesh.server, 8080, weft_tests::server::Behaviour::Echo)?;
+        // Nobody of the mesh: on the way out it is spoken to in clear, and on the way in it speaks so.
+        mesh.world.namespace("other", &[])?;
+        let outside = mesh.nodes[1].pod(PodSpec::new("outside").namespace("other"))?;
+        let _clear = serve(&outside, 8080, weft_tests::server::Behaviour::Echo)?;
+        let _inner = serve(&mesh.client, 9090, weft_tests::server::Behaviour::Echo)?;
+        let deny = "  selector:\n    matchLabels: {app: client}\n  action: DENY\n  rules:\n    - to:\n        - operation:\n            ports: [\"9091\"]";
+        mesh.world.config().put("policy", &authorization("deny", deny))?;
+        let _denied = serve(&mesh.client, 9091, weft_tests::server::Behaviour::Echo)?;
+        eventually_answered(&mesh.client, mesh.server.at(8080))?;
+        eventually_answered(&mesh.client, outside.at(8080))?;
+        eventually_answered(&outside, mesh.client.at(9090))?;
+        eventually_refused(&outside, mesh.client.at(9091))?;
+        let file = mesh.agents[0].state_folder().join("last-state");
+        eventually("what is known is written down", || {
+            let bytes = fs::read(&file).unwrap_or_default();
+            let has = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
+            Ok((has(b"shop/deny") && has(b"/Pod/shop/server")).then_some(()))
+        })?;
+
+        mesh.controller.kill()?;
+        if is_killed {
+            mesh.agents[0].kill()?;
+        } else {
+            mesh.agents[0].terminate(Duration::from_secs(25))?;
+        }
+        let start = mesh.agents[0].log_length();
+        mesh.agents[0].restart()?;
+        mesh.agents[0].wait_for_log_since(start, &["serving by what was known before"])?;
+        let status = mesh.agents[0].json("status")?;
+        ensure!(status["discovery"]["last_state"].is_string(), "{status}");
+        ensure!(mesh.agents[0].cli(&["status"])?.stdout.contains("serving by what was known"), "{status}");
+        mesh.agents[0].wait_enrolled(&mesh.client)?;
+        // What needs no certificate works, and is judged.
+        eventually_answered(&mesh.client, outside.at(8080))?;
+        eventually_answered(&outside, mesh.client.at(9090))?;
+        assert_refused(&outside, mesh.client.at(9091))?;
+        // What needs one waits, and is refused: never in clear.
+        let tap = mesh.nodes[1].tap()?;
+        let start = mesh.agents[0].log_length();
+        assert_refused(&mesh.client, mesh.server.at(8080))?;
+        mesh.agents[0].wait_for_log_since(start, &["there is no valid certificate", "none came within 5 s"])?;
+        ensure!(!tap.stop()?.contains(b"ping"), "in clear");
+
+        mesh.restart_controller()?;
+        eventually_answered(&mesh.client, mesh.server.at(8080))?;
+        eventually("it serves by what the controller says", || {
+            Ok(mesh.agents[0].json("status")?["discovery"]["last_state"].is_null().then_some(()))
+        })?;
+        assert_answered(&outside, mesh.client.at(9090))?;
+        // Nothing that was only remembered stays.
+        mesh.world.config().remove("policy")?;
+        eventually_answered(&outside, mesh.client.at(9091))?;
+    }
     Ok(())
 }

@@ -77,6 +77,9 @@ pub struct DiscoveryStatus {
     pub streams: u64,
     /// Messages that were refused, in part, because something in them could not be converted.
     pub refusals: u64,
+    /// When that was written down which the agent goes by, for as long as the control plane has not spoken since the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_state: Option<Timestamp>,
     /// Addresses and names that are asked for, on demand.
     pub wanted: usize,
     /// Connections that wait for an answer.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use weft_transport::{ControlPlane, ControlPlaneOptions};
@@ -33,6 +34,11 @@ pub(super) struct ControlPlaneArgs {
     #[arg(long, env = "WEFT_ROOT", value_name = "FILE")]
     root: Option<PathBuf>,
 
+    /// How long the control plane may take at the start before the agent serves by what was known before, which it keeps in
+    /// the state directory: a time, or off for ever. What needs a new certificate waits for the authority all the same
+    #[arg(long, env = "WEFT_LAST_STATE", value_name = "TIME", default_value = "2s", value_parser = last_state)]
+    last_state: LastStateAfter,
+
     /// Name of the agent's own pod, if it is one, for the control plane [default: the node's name]
     #[arg(long, env = "WEFT_POD_NAME", value_name = "NAME")]
     pod_name: Option<String>,
@@ -44,6 +50,19 @@ pub(super) struct ControlPlaneArgs {
     /// Address of the agent's own pod or host, for the control plane
     #[arg(long, env = "WEFT_INSTANCE_IP", value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     instance_ip: IpAddr,
+}
+
+/// After which time what was known before is served by.
+#[derive(Debug, Clone, Copy)]
+struct LastStateAfter(Option<Duration>);
+
+fn last_state(text: &str) -> Result<LastStateAfter, String> {
+    match text {
+        "off" => Ok(LastStateAfter(None)),
+        time => {
+            humantime::parse_duration(time).map(|time| LastStateAfter(Some(time))).map_err(|error| error.to_string())
+        }
+    }
 }
 
 /// What a control plane is asked for.
@@ -63,6 +82,8 @@ pub struct ControlPlanes {
     pub discovery: Option<ControlPlaneOptions>,
     /// What it is asked for.
     pub mode: DiscoveryMode,
+    /// How long it may take at the start before what was known before is served by; `None`: for ever.
+    pub last_state: Option<Duration>,
     /// What issues certificates; `None`: the embedded authority does.
     pub authority: Option<ControlPlaneOptions>,
     /// Name of the agent's own pod; `None`: the node's.
@@ -77,7 +98,8 @@ impl Default for ControlPlanes {
     fn default() -> Self {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let (mode, namespace) = (DiscoveryMode::default(), NAMESPACE.to_owned());
-        Self { discovery: None, mode, authority: None, pod: None, namespace, address }
+        let last_state = Some(Duration::from_secs(2));
+        Self { discovery: None, mode, last_state, authority: None, pod: None, namespace, address }
     }
 }
 
@@ -95,6 +117,7 @@ impl ControlPlaneArgs {
         ControlPlanes {
             discovery: checked("--discovery", self.discovery),
             mode: self.discovery_mode,
+            last_state: self.last_state.0,
             authority: checked("--ca", self.ca),
             pod: self.pod_name,
             namespace: self.pod_namespace,
@@ -134,6 +157,14 @@ mod tests {
             |url: &str| Some(ControlPlaneOptions { url: url.to_owned(), roots: "/r".into(), token: Some("/t".into()) });
         assert_eq!((planes.discovery, planes.authority), (expected("https://a:1"), expected("https://b")));
         assert!(mistakes.is_empty());
+    }
+
+    #[test]
+    fn what_was_known_before_is_waited_with_or_not_used() {
+        for (given, expected) in [("5s", Some(Duration::from_secs(5))), ("off", None)] {
+            assert_eq!(parse(&["--last-state", given]).expect("a good flag").0.last_state, expected);
+        }
+        assert!(parse(&["--last-state", "soon"]).is_err());
     }
 
     #[test]

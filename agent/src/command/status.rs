@@ -88,6 +88,9 @@ fn findings(report: &StatusReport, now: SystemTime) -> Vec<Finding> {
         let reason = discovery.last_error.as_deref().unwrap_or("a stream is being opened");
         let what = format!("The control plane {} is not connected: {reason}", discovery.control_plane);
         findings.push(match (discovery.is_synced, discovery.mode) {
+            (false, _) if discovery.last_state.is_some() => {
+                Finding::bad(what, "what was known before the start is in force; certificates wait for their authority")
+            }
             (false, _) => Finding::bad(what, "nothing is known of the mesh yet"),
             (true, DiscoveryMode::OnDemand) if discovery.last_error.is_some() => {
                 Finding::bad(what, "what is known goes on; connections to what is not are held, and then refused")
@@ -194,7 +197,7 @@ fn render(report: &StatusReport, findings: &[Finding], now: SystemTime, is_colou
         format!("{}, generation {}, {}", agent.configuration_source, report.generation, problems(report)),
     );
     if let Some(discovery) = &agent.discovery {
-        line("control plane", control_plane(discovery));
+        line("control plane", control_plane(discovery, now));
     }
     line(
         "known",
@@ -231,9 +234,12 @@ fn render(report: &StatusReport, findings: &[Finding], now: SystemTime, is_colou
     text
 }
 
-fn control_plane(discovery: &DiscoveryStatus) -> String {
+fn control_plane(discovery: &DiscoveryStatus, now: SystemTime) -> String {
     let mut words = vec![if discovery.is_connected { "connected" } else { "not connected" }.to_owned()];
-    if !discovery.is_synced {
+    if let Some(written) = discovery.last_state {
+        let age = measure::duration(now.duration_since(written.time()).unwrap_or_default());
+        words.push(format!("serving by what was known {age} ago, at {written}"));
+    } else if !discovery.is_synced {
         words.push("has not said all yet".to_owned());
     }
     words.push(discovery.mode.as_str().to_owned());

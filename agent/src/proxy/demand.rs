@@ -63,6 +63,12 @@ impl Demand {
         self.edit(address, |answered| answered.remove(&address));
     }
 
+    /// The addresses that were answered.
+    #[must_use]
+    pub fn answered(&self) -> Vec<IpAddr> {
+        self.answered.iter().flat_map(|shard| shard.load().iter().copied().collect::<Vec<_>>()).collect()
+    }
+
     /// How many connections wait for an answer.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -80,7 +86,7 @@ impl Demand {
     }
 
     /// Moves with every answer.
-    pub(super) fn generation(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 

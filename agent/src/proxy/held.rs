@@ -1,5 +1,5 @@
 //! Accepted connections that wait until it is known what they are about: on the way out, what their destination is; on
-//! the way in, which policies hold for the pod.
+//! the way in, which policies hold for the pod. Or until the pod has a certificate.
 //!
 //! Nothing is read from them, so that the kernel holds their clients back. They are looked at again when something was
 //! published, and are refused when nothing was in time.
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::Snapshot;
+use weft_transport::Certificates;
 
 use super::demand::Demand;
 use super::pod::Pod;
@@ -35,19 +36,35 @@ pub(super) struct Held {
     port: Port,
     /// What the client dialled.
     destination: SocketAddr,
+    lacks: Lacks,
+}
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lacks {
+    /// The control plane's word.
+    Word,
+    /// A valid certificate of the pod.
+    Certificate,
 }
 
 impl Held {
     /// Whether looking again leads to something else than waiting.
-    fn is_settled(&self, snapshot: &Snapshot, demand: &Demand) -> bool {
+    fn is_settled(&self, snapshot: &Snapshot, demand: Option<&Demand>, certificates: &Certificates) -> bool {
+        if self.lacks == Lacks::Certificate {
+            return certificates.current(&self.pod.identity).is_some();
+        }
         match self.port {
             Port::Outbound => {
                 let address = self.destination.ip();
                 let is_known =
                     snapshot.service_by_address(address).is_some() || snapshot.workload_by_address(address).is_some();
-                if is_known { !snapshot.awaits_waypoint(self.destination) } else { demand.is_answered(address) }
+                match is_known {
+                    true => !snapshot.awaits_waypoint(self.destination),
+                    false => demand.is_none_or(|demand| demand.is_answered(address)),
+                }
             }
-            Port::Inbound | Port::Hbone => is_spoken_of(snapshot, &self.pod),
+            Port::Inbound | Port::Hbone => snapshot.workload(&self.pod.uid).is_some(),
         }
     }
 
@@ -67,9 +84,15 @@ impl Held {
         record
     }
 
-    fn why_in_vain(&self) -> String {
+    fn why_in_vain(&self) -> Failure {
         let seconds = HOLD_TIME.as_secs();
-        match self.port {
+        Failure::unreachable(match self.port {
+            _ if self.lacks == Lacks::Certificate => {
+                let identity = &self.pod.identity;
+                return Failure::no_certificate(format!(
+                    "there is no valid certificate for {identity}, and none came within {seconds} s: see `weft certificates`"
+                ));
+            }
             Port::Outbound => {
                 let address = self.destination.ip();
                 format!(
@@ -78,17 +101,16 @@ impl Held {
                 )
             }
             Port::Inbound | Port::Hbone => format!(
-                "the control plane did not say within {seconds} s which policies hold for {} and what its waypoints are: \
-                 see `weft status`",
+                "the control plane did not say within {seconds} s which policies hold for {}: see `weft status`",
                 self.pod.uid
             ),
-        }
+        })
     }
-}
 
-/// Whether it is known which policies hold for a pod, and whom to take for its waypoints.
-pub(super) fn is_spoken_of(snapshot: &Snapshot, pod: &Pod) -> bool {
-    snapshot.workload(&pod.uid).is_some_and(|workload| !snapshot.awaits_own_waypoint(workload))
+    /// Whether an address is asked for on its behalf.
+    fn asks(&self) -> bool {
+        self.port == Port::Outbound && self.lacks == Lacks::Word
+    }
 }
 
 /// The connections of one worker that wait.
@@ -102,7 +124,7 @@ pub(super) struct HeldConnections {
     by_address: HashMap<IpAddr, usize>,
     total: usize,
     /// The generations of answers and of the snapshot that they were looked at with.
-    seen: (u64, u64),
+    seen: (u64, u64, u64),
 }
 
 impl HeldConnections {
@@ -118,7 +140,7 @@ impl HeldConnections {
     fn insert(&mut self, held: Held) -> Key {
         self.total += 1;
         *self.by_pod.entry(held.pod.uid.clone()).or_default() += 1;
-        if held.port == Port::Outbound {
+        if held.asks() {
             *self.by_address.entry(held.destination.ip()).or_default() += 1;
         }
         self.table.insert(Some(held))
@@ -129,7 +151,7 @@ impl HeldConnections {
         self.emptied.push(key);
         self.total -= 1;
         uncount(&mut self.by_pod, &held.pod.uid);
-        if held.port == Port::Outbound {
+        if held.asks() {
             uncount(&mut self.by_address, &held.destination.ip());
         }
         Some(held)
@@ -164,7 +186,7 @@ impl Worker {
     /// Has a connection wait for what is not known yet. Without discovery on demand there is nothing to wait for.
     pub(super) fn hold(&mut self, pod: &Arc<Pod>, port: Port, accepted: Accepted, destination: SocketAddr) {
         let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-        let held = Held { accepted, pod: pod.clone(), port, destination };
+        let held = Held { accepted, pod: pod.clone(), port, destination, lacks: Lacks::Word };
         let Some(demand) = self.shared.demand.clone() else {
             return self.refuse_held(held, Failure::ours("there is no control plane to ask".to_owned()));
         };
@@ -177,9 +199,31 @@ impl Worker {
             let reason = "too many unknown addresses are dialled at once: the control plane is not asked for more";
             return self.refuse_held(held, Failure::ours(reason.to_owned()));
         }
+        demand.began_to_hold();
+        self.keep_held(held);
+    }
+
+    /// Has a connection wait for the certificate of its pod.
+    pub(super) fn hold_for_certificate(
+        &mut self,
+        pod: &Arc<Pod>,
+        port: Port,
+        accepted: Accepted,
+        destination: SocketAddr,
+    ) {
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        let held = Held { accepted, pod: pod.clone(), port, destination, lacks: Lacks::Certificate };
+        if self.held.has_room(pod) {
+            return self.keep_held(held);
+        }
+        let reason =
+            format!("too many connections wait for a certificate for {}: see `weft certificates`", pod.identity);
+        self.refuse_held(held, Failure::no_certificate(reason));
+    }
+
+    fn keep_held(&mut self, held: Held) {
         let (fd, until) = (held.accepted.socket.as_raw_fd(), held.accepted.since + HOLD_TIME);
         let key = self.held.insert(held);
-        demand.began_to_hold();
         self.timers.set(until, Timer::Held(key));
         if let Err(error) = self.register(fd, Kind::Held, key) {
             self.end_held(key, |_| Failure::ours(format!("watching the socket failed: {error}")));
@@ -191,15 +235,17 @@ impl Worker {
         if self.held.len() == 0 {
             return;
         }
-        let Some(demand) = self.shared.demand.clone() else { return };
+        let demand = self.shared.demand.clone();
         // Read before anything else: what is said from here on is looked at in the next turn.
-        let generation = demand.generation();
+        let generation = demand.as_ref().map_or(0, |demand| demand.generation());
+        let certificates = self.shared.certificates.clone();
+        let issued = certificates.generation();
         let snapshot = self.snapshots.load().clone();
-        let seen = (generation, snapshot.generation());
+        let seen = (generation, snapshot.generation(), issued);
         if std::mem::replace(&mut self.held.seen, seen) == seen {
             return;
         }
-        for key in self.held.keys_where(|held| held.is_settled(&snapshot, &demand)) {
+        for key in self.held.keys_where(|held| held.is_settled(&snapshot, demand.as_deref(), &certificates)) {
             let Some(Held { accepted, pod, port, .. }) = self.take_held(key) else { continue };
             match port {
                 Port::Outbound => self.accept_outbound(&pod, accepted),
@@ -218,7 +264,7 @@ impl Worker {
 
     /// It has waited long enough.
     pub(super) fn on_held_timer(&mut self, key: Key) {
-        self.end_held(key, |held| Failure::unreachable(held.why_in_vain()));
+        self.end_held(key, Held::why_in_vain);
     }
 
     /// Ends those of a pod that is gone, or all.
@@ -248,7 +294,7 @@ impl Worker {
     fn take_held(&mut self, key: Key) -> Option<Held> {
         let held = self.held.take(key)?;
         self.unregister(held.accepted.socket.as_raw_fd());
-        if let Some(demand) = &self.shared.demand {
+        if let Some(demand) = self.shared.demand.as_ref().filter(|_| held.lacks == Lacks::Word) {
             demand.ended_to_hold();
         }
         Some(held)

@@ -51,11 +51,10 @@ impl Worker {
         if self.must_wait(pod) {
             return self.hold(pod, Port::Hbone, accepted, local_address);
         }
-        let Accepted { socket, client: peer_address, .. } = accepted;
         let Some(certificate) = self.shared.certificates.current(&pod.identity) else {
-            tracing::warn!(identity = %pod.identity, %peer_address, "a tunnel is refused: there is no valid certificate");
-            return socket.abort();
+            return self.hold_for_certificate(pod, Port::Hbone, accepted, local_address);
         };
+        let Accepted { socket, client: peer_address, .. } = accepted;
         let handshake = match certificate.accept() {
             Ok(handshake) => handshake,
             Err(error) => {
@@ -109,7 +108,7 @@ impl Worker {
 
     /// Which policies hold for the pod is not known yet: it was enrolled before the control plane spoke of it.
     fn must_wait(&mut self, pod: &Pod) -> bool {
-        self.shared.demand.is_some() && !super::held::is_spoken_of(self.snapshots.load(), pod)
+        self.shared.demand.is_some() && self.snapshots.load().workload(&pod.uid).is_none()
     }
 
     /// Whether the connection that `record` describes may be made to the pod.

@@ -88,6 +88,9 @@ impl Worker {
         let source = snapshot.workload(&pod.uid).unwrap_or(&pod.workload);
         record.source = Some(source.clone());
         match route(&snapshot, source, client.ip(), original, &self.shared.balancer) {
+            Route::Tunnel(_) if self.shared.certificates.current(&pod.identity).is_none() => {
+                self.hold_for_certificate(pod, Port::Outbound, Accepted { socket, client: dialler, since }, original);
+            }
             Route::Tunnel(upstream) => {
                 self.note_use(original.ip());
                 record.set_upstream(&upstream);

@@ -83,6 +83,7 @@ pub async fn run(
             None => return,
             Some(News::Heard(Heard::Pods(uids))) => publisher.own_pods(uids),
             Some(News::Heard(Heard::Answers(answers))) => publisher.answered(answers),
+            Some(News::Heard(Heard::Remembered(addresses))) => publisher.asked(&addresses),
             Some(News::Heard(Heard::Update(update))) => {
                 for problem in &update.problems {
                     tracing::warn!("{problem}");

@@ -11,13 +11,13 @@ mod wants;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use weft_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -29,6 +29,7 @@ use self::session::Session;
 pub use self::wants::Wanted;
 use self::wants::Wants;
 use crate::istio::{ADDRESS, AUTHORIZATION};
+use crate::last_state::LastState;
 use crate::serve::TAKES_PARTS;
 use crate::source::Update;
 
@@ -84,6 +85,8 @@ pub struct DiscoveryStatus {
     pub streams: u64,
     /// Messages that were refused, in part, because something in them could not be converted.
     pub refusals: u64,
+    /// When that was written down which it goes by, for as long as nobody has said anything since the start.
+    pub remembered: Option<SystemTime>,
 }
 
 /// A source that follows a control plane, in a task of its own.
@@ -91,6 +94,8 @@ pub struct DiscoveryStatus {
 pub struct Discovery {
     wants: Arc<Wants>,
     status: Arc<ArcSwap<DiscoveryStatus>>,
+    remember: mpsc::Sender<LastState>,
+    connected: watch::Sender<u64>,
 }
 
 /// What a source gives.
@@ -108,6 +113,8 @@ pub enum News {
     /// What was wanted and has been answered. Whatever there is about it is in the updates that came before, and none that
     /// comes later belongs to the answer: at this very point, what is not there is not in the mesh.
     Answers(Vec<Wanted>),
+    /// These addresses were wanted, and answered, when the last state was written down that follows: they are to be wanted.
+    Remembered(Vec<IpAddr>),
 }
 
 /// Why a stream ended.
@@ -136,7 +143,10 @@ impl Discovery {
         let (news, receiver) = mpsc::channel(NEWS);
         let wants = Arc::new(Wants::new(&options.node.network));
         let status = Arc::new(ArcSwap::default());
+        let (remember, remembered) = mpsc::channel(1);
+        let connected = watch::Sender::new(0);
         let follower = Follower {
+            connected: connected.clone(),
             session: Session::new(&options.node.network, options.on_demand),
             wants: Arc::clone(&wants),
             status: Arc::clone(&status),
@@ -144,8 +154,8 @@ impl Discovery {
             options,
             news,
         };
-        tasks.spawn("discovery", follower.run());
-        (Self { wants, status }, Discovered { news: receiver })
+        tasks.spawn("discovery", follower.run(remembered));
+        (Self { wants, status, remember, connected }, Discovered { news: receiver })
     }
 
     /// Asks for whatever has an address, and keeps it up to date until it is released. Does not wait. Where everything
@@ -162,6 +172,18 @@ impl Discovery {
     /// What was wanted is wanted no more: what nothing else leads to is removed. On demand only.
     pub fn release(&self, wanted: &Wanted) {
         self.wants.release(wanted);
+    }
+
+    /// Goes by this until the control plane speaks, unless it has.
+    pub async fn remember(&self, last: LastState) {
+        // A source that has ended needs no telling.
+        let _ = self.remember.send(last).await;
+    }
+
+    /// Moves on each time that the control plane speaks after it was silent.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<u64> {
+        self.connected.subscribe()
     }
 
     /// How much is wanted.
@@ -185,10 +207,11 @@ struct Follower {
     status: Arc<ArcSwap<DiscoveryStatus>>,
     news: mpsc::Sender<News>,
     shutdown: Shutdown,
+    connected: watch::Sender<u64>,
 }
 
 impl Follower {
-    async fn run(mut self) {
+    async fn run(mut self, mut remembered: mpsc::Receiver<LastState>) {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let (mut shutdown, news) = (self.shutdown.clone(), self.news.clone());
         loop {
@@ -196,6 +219,12 @@ impl Follower {
                 biased;
                 () = shutdown.requested() => return,
                 () = news.closed() => return,
+                Some(last) = remembered.recv() => {
+                    if !self.remember(last).await {
+                        return;
+                    }
+                    continue;
+                }
                 result = self.stream(&mut backoff) => result,
             };
             let error = match result {
@@ -211,9 +240,30 @@ impl Follower {
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
+                Some(last) = remembered.recv() => {
+                    if !self.remember(last).await {
+                        return;
+                    }
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Hands over what was known before. `false`: there is nobody to tell.
+    async fn remember(&mut self, last: LastState) -> bool {
+        if self.session.has_told() {
+            return true;
+        }
+        let LastState { written, answered, addresses, policies } = last;
+        let resources = addresses.len() + policies.len();
+        self.session.remember(addresses, policies);
+        self.note(|status| status.remembered = Some(written));
+        tracing::warn!(resources, "the control plane has not spoken: serving by what was known before");
+        let answers = answered.iter().copied().map(Wanted::Address).collect();
+        self.news.send(News::Remembered(answered)).await.is_ok()
+            && self.hand_over().await
+            && self.news.send(News::Answers(answers)).await.is_ok()
     }
 
     fn note(&self, change: impl FnOnce(&mut DiscoveryStatus)) {
@@ -322,9 +372,13 @@ impl Follower {
             return None;
         }
         let is_synced = self.session.is_synced();
+        if !self.status.load().is_connected {
+            self.connected.send_modify(|times| *times += 1);
+        }
         self.note(|status| {
             (status.is_connected, status.is_synced, status.last_error) = (true, is_synced, None);
             status.refusals += u64::from(refusal.is_some());
+            status.remembered = status.remembered.filter(|_| !is_synced);
         });
         Some(DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail: refusal, ..Default::default() })
     }

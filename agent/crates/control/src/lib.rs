@@ -21,6 +21,7 @@ mod istio;
 mod parallel;
 pub mod serve;
 pub mod cluster;
+pub mod last_state;
 pub mod discovery;
 pub mod operator;
 pub mod uninstall;

@@ -268,13 +268,6 @@ impl Snapshot {
         waypoint.is_some_and(|waypoint| !self.is_known(waypoint))
     }
 
-    /// Whether there is a waypoint for any port of `workload` of which nothing is known yet.
-    #[must_use]
-    pub fn awaits_own_waypoint(&self, workload: &Workload) -> bool {
-        let of_services = workload.services.iter().filter_map(|membership| self.waypoint_by(membership));
-        of_services.chain(&workload.waypoint).any(|waypoint| !self.is_known(waypoint))
-    }
-
     pub(crate) fn is_known(&self, waypoint: &Waypoint) -> bool {
         match &waypoint.target {
             WaypointTarget::Service(key) => self.service(key).is_some(),

@@ -209,6 +209,20 @@ impl Certificates {
         }
     }
 
+    /// Asks within a second for those whose last attempt failed: the source is there again.
+    pub fn retry(&self) {
+        let now = self.clock.now();
+        for entry in self.entries().values_mut() {
+            entry.retry(now);
+        }
+        self.wanted.notify_one();
+    }
+
+    /// Moves on with [`Certificates::changes`].
+    pub fn generation(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
     /// The valid certificate of `identity`. Takes no lock. `None`: not wanted, not there yet, or expired.
     pub fn current(&self, identity: &Identity) -> Option<Arc<TlsIdentity>> {
         let published = self.published.load();

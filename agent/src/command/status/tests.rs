@@ -56,6 +56,7 @@ fn when_all_is_well_it_says_so() {
 #[test]
 fn a_control_plane_is_shown_and_what_its_absence_means() {
     let discovery = DiscoveryStatus {
+        last_state: None,
         control_plane: "https://mesh.example:15012".into(),
         mode: DiscoveryMode::OnDemand,
         is_connected: true,

@@ -40,6 +40,8 @@ pub(crate) struct Session {
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
     has_new_problems: bool,
     has_told: bool,
+    /// It goes by what was known before anybody spoke.
+    is_remembering: bool,
 }
 
 /// The resources of one type.
@@ -48,6 +50,8 @@ struct Known {
     resources: HashMap<Arc<str>, Held>,
     /// A whole response has come.
     is_synced: bool,
+    /// Those that nobody has confirmed yet.
+    remembered: HashSet<Arc<str>>,
 }
 
 /// One resource.
@@ -95,7 +99,34 @@ impl Session {
             problems: BTreeMap::new(),
             has_new_problems: false,
             has_told: false,
+            is_remembering: false,
         }
+    }
+
+    /// Takes what was known before, for as long as nobody says otherwise. What has been said already counts for more. It is
+    /// not told to the control plane, so that everything is sent anew; what is not sent then is no more.
+    pub fn remember(&mut self, addresses: Vec<Resource>, policies: Vec<Resource>) {
+        for (type_url, resources) in [(ADDRESS, addresses), (AUTHORIZATION, policies)] {
+            for resource in resources {
+                let name: Arc<str> = resource.name.as_str().into();
+                if self.known(type_url).is_synced || self.known(type_url).resources.contains_key(&name) {
+                    continue;
+                }
+                match self.put(type_url, resource) {
+                    Ok(()) => drop(self.known(type_url).remembered.insert(name)),
+                    Err(reason) => {
+                        self.settle(&name);
+                        tracing::warn!(reason, "something of the last state cannot be used");
+                    }
+                }
+            }
+        }
+        self.is_remembering = true;
+    }
+
+    /// Whether anything has been handed over.
+    pub fn has_told(&self) -> bool {
+        self.has_told
     }
 
     /// On demand there may be no address to hear of: what is asked for is answered by itself.
@@ -106,7 +137,8 @@ impl Session {
     /// What is there of a type, for the first request of a stream.
     pub fn versions(&self, type_url: &str) -> BTreeMap<String, String> {
         let known = if type_url == ADDRESS { &self.addresses } else { &self.policies };
-        known.resources.iter().map(|(name, held)| (name.to_string(), held.version.to_string())).collect()
+        let confirmed = known.resources.iter().filter(|(name, _)| !known.remembered.contains(*name));
+        confirmed.map(|(name, held)| (name.to_string(), held.version.to_string())).collect()
     }
 
     /// A stream begins that asks for these first. Returns their names.
@@ -184,6 +216,9 @@ impl Session {
         }
         if !is_partial {
             self.known(&type_url).is_synced = true;
+            for name in std::mem::take(&mut self.known(&type_url).remembered) {
+                self.remove(&type_url, &name);
+            }
             if type_url == ADDRESS {
                 for name in std::mem::take(&mut self.asked_first) {
                     self.answer(ADDRESS, &name);
@@ -221,7 +256,7 @@ impl Session {
     }
 
     fn can_tell(&self) -> bool {
-        self.is_synced() && !(self.on_demand && self.is_partial)
+        (self.is_synced() || self.is_remembering) && !(self.on_demand && self.is_partial)
     }
 
     fn known(&mut self, type_url: &str) -> &mut Known {
@@ -236,7 +271,9 @@ impl Session {
 
     fn remove(&mut self, type_url: &str, name: &str) {
         self.settle(name);
-        if let Some((name, held)) = self.known(type_url).resources.remove_entry(name) {
+        let known = self.known(type_url);
+        known.remembered.remove(name);
+        if let Some((name, held)) = known.resources.remove_entry(name) {
             self.changes.push(held.kind.removal(&name));
         }
     }
@@ -293,7 +330,9 @@ impl Session {
             false => Box::default(),
         };
         let held = Held { version: version.into(), kind, aliases, services };
-        let before = self.known(type_url).resources.insert(Arc::clone(&name), held);
+        let known = self.known(type_url);
+        known.remembered.remove(&name);
+        let before = known.resources.insert(Arc::clone(&name), held);
         if let Some(before) = before.filter(|before| before.kind != kind) {
             self.changes.push(before.kind.removal(&name));
         }

@@ -12,6 +12,7 @@ use weft_transport::{ControlPlane, ControlPlaneOptions};
 
 use self::plane::{Plane, options, policy, service, workload};
 use super::*;
+use crate::last_state;
 
 /// Far more than anything here takes: a test that waits that long has failed.
 const LONG: Duration = Duration::from_secs(30);
@@ -46,6 +47,12 @@ impl Agent {
             }
             News::Answers(answers) => {
                 self.answers.extend(answers);
+                None
+            }
+            News::Remembered(addresses) => {
+                for address in addresses {
+                    self.discovery.want(address);
+                }
                 None
             }
         }
@@ -218,6 +225,44 @@ async fn a_controller_that_comes_back_sends_only_what_changed_meanwhile() {
             .await;
         assert_eq!(plane.server.counts().resources, 1);
         assert_eq!(agent.discovery.status().streams, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_known_before_holds_until_the_controller_speaks_and_nothing_of_it_stays() {
+    for on_demand in [false, true] {
+        let plane = Plane::start().await;
+        let mut before = Agent::start(options(&plane, on_demand));
+        let mesh = vec![workload(1, &["s"]), workload(2, &[]), service("s", 1), policy("p"), policy("old")];
+        before.store.apply(mesh);
+        let (service_address, gone, outside) = ([10, 1, 0, 1].into(), [10, 0, 0, 2].into(), [192, 0, 2, 1].into());
+        let answered = if on_demand { vec![service_address, gone, outside] } else { Vec::new() };
+        let bytes = last_state::encode(before.store.snapshot(), &answered, "plane", "net", SystemTime::now());
+        let last = last_state::decode(&bytes, "plane").expect("it is what was written");
+
+        let mut agent = Agent::start(options(&plane, on_demand));
+        agent.discovery.remember(last.clone()).await;
+        agent.until("what was known before", |snapshot| snapshot.workload_count() == 2).await;
+        assert_eq!(agent.store.snapshot().endpoint_count("a/s"), 1);
+        assert!(agent.store.snapshot().policy("a/old").is_some());
+        assert!(agent.discovery.status().remembered.is_some() && !agent.discovery.status().is_synced);
+        for address in &answered {
+            assert_eq!(agent.answer().await, Wanted::Address(*address), "what is not there is outside");
+        }
+        // The service has another endpoint now, and a pod and a policy are gone.
+        plane.say(vec![workload(3, &["s"]), service("s", 1), policy("p")]).await;
+        let is_present = |snapshot: &Snapshot| {
+            snapshot.workload_count() == 1 && snapshot.endpoint_count("a/s") == 1 && snapshot.policy("a/old").is_none()
+        };
+        agent.until("the present", is_present).await;
+        assert_eq!(agent.names(), ["a/s", "c//Pod/a/3"]);
+        assert!(agent.store.snapshot().policy("a/p").is_some());
+        plane::eventually("it says so", || agent.discovery.status().remembered.is_none()).await;
+        // Too late: the controller has spoken.
+        agent.discovery.remember(last).await;
+        plane.say(vec![Change::RemovePolicy("a/p".into())]).await;
+        agent.until("what came next", |snapshot| snapshot.policy("a/p").is_none()).await;
+        assert_eq!(agent.names(), ["a/s", "c//Pod/a/3"]);
     }
 }
 

@@ -104,6 +104,13 @@ impl Entry {
         is_sooner
     }
 
+    /// Has what failed asked for again soon.
+    pub(super) fn retry(&mut self, now: SystemTime) {
+        if let (Next::At(next), Some(_)) = (&self.next, &self.last_error) {
+            self.next = Next::At((*next).min(now + PAUSES.0.mul_f64(fastrand::f64())));
+        }
+    }
+
     /// Takes a certificate of this age of the roots.
     pub(super) fn issued(&mut self, tls: Arc<TlsIdentity>, age: u64, now: SystemTime) {
         self.age = age;

@@ -221,6 +221,19 @@ async fn an_expired_certificate_is_withdrawn_and_said_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_the_source_is_there_again_what_failed_is_asked_for_at_once() {
+    let world = World::new();
+    world.fail(Some("away"));
+    world.certificates.want(&identity("web"));
+    // The pauses have grown to a minute by then.
+    sleep(Duration::from_secs(600)).await;
+    world.fail(None);
+    world.certificates.retry();
+    sleep(Duration::from_millis(1100)).await;
+    assert!(world.certificates.current(&identity("web")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_first_attempt_that_fails_is_told_to_who_waits() {
     let world = World::new();
     world.fail(Some("no"));

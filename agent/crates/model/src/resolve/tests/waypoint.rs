@@ -69,7 +69,6 @@ fn a_waypoint_that_is_away_is_waited_for_by_nobody_and_replaced_by_none_unless_i
     assert!(route(&unknown, &CLIENT, "10.1.0.1:80").ends_with("and there is no such service"));
     assert!(unknown.snapshot().awaits_waypoint(address("10.1.0.1:80")));
     assert!(unknown.snapshot().awaits_waypoint(address("10.0.0.1:8080")));
-    assert!(unknown.snapshot().awaits_own_waypoint(unknown.snapshot().workload(&uid("a")).expect("the pod")));
 }
 
 #[test]
