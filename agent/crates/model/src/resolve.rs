@@ -16,7 +16,7 @@
 //! what was dialled: those to a service that has one, those to a workload that has one, and those to a port of a workload
 //! to which a service with a waypoint leads, however it was addressed. Only the waypoint itself goes on directly.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -142,21 +142,62 @@ pub(crate) fn resolve(
     {
         return Ok(upstream);
     }
-    let endpoint = choose(snapshot, source, client, service, destination, balancer)?;
+    let upstream = choose_of(snapshot, source, client, service, (destination.port(), destination.is_ipv6()), balancer)?;
+    // Another service that leads there has a waypoint, and the workload's agent takes nothing that has not passed it.
+    if service.waypoint.is_none()
+        && let Some(waypoint) = snapshot.waypoint_of(&upstream.workload, upstream.address.port())
+        && let Some(upstream) = passage.through(waypoint, upstream.address, Some(service))?
+    {
+        return Ok(upstream);
+    }
+    Ok(upstream)
+}
+
+/// See [`Snapshot::resolve_service`].
+pub(crate) fn resolve_service(
+    snapshot: &Snapshot,
+    source: &Workload,
+    client: IpAddr,
+    (service, port): (&Arc<Service>, u16),
+    balancer: &Balancer,
+) -> Result<Upstream, ResolveError> {
+    // A service without addresses has endpoints of any family.
+    let ipv6 = service.addresses.first().is_some_and(IpAddr::is_ipv6);
+    let chosen = match choose_of(snapshot, source, client, service, (port, ipv6), balancer) {
+        Err(ResolveError::WrongFamily { .. }) => choose_of(snapshot, source, client, service, (port, !ipv6), balancer),
+        chosen => chosen,
+    }?;
+    match snapshot.waypoint_of(&chosen.workload, chosen.address.port()) {
+        Some(waypoint)
+            if !waypoint.is_optional
+                && !snapshot.workloads_of_waypoint(waypoint).any(|workload| workload.uid == source.uid) =>
+        {
+            Err(ResolveError::NoWaypoint {
+                service: Some(Arc::clone(&service.key)),
+                waypoint: waypoint.to_string().into(),
+                reason: "what goes there comes from another waypoint".into(),
+            })
+        }
+        _ => Ok(chosen),
+    }
+}
+
+fn choose_of(
+    snapshot: &Snapshot,
+    source: &Workload,
+    client: IpAddr,
+    service: &Arc<Service>,
+    (port, ipv6): (u16, bool),
+    balancer: &Balancer,
+) -> Result<Upstream, ResolveError> {
+    let endpoint = choose(snapshot, source, client, service, (port, ipv6), balancer)?;
     let workload = endpoint.workload();
-    let ip = workload.address_of_family(destination.is_ipv6());
-    let port = endpoint.target_port(destination.port());
+    let ip = workload.address_of_family(ipv6);
+    let port = endpoint.target_port(port);
     let (Some(ip), Some(port)) = (ip, port) else {
         unreachable!("endpoints are arranged by the families and ports that they have")
     };
     let address = SocketAddr::new(ip, port);
-    // Another service that leads there has a waypoint, and the workload's agent takes nothing that has not passed it.
-    if service.waypoint.is_none()
-        && let Some(waypoint) = snapshot.waypoint_of(workload, port)
-        && let Some(upstream) = passage.through(waypoint, address, Some(service))?
-    {
-        return Ok(upstream);
-    }
     Ok(Upstream { workload: Arc::clone(workload), address, service: Some(Arc::clone(service)), waypoint: None })
 }
 
@@ -213,14 +254,11 @@ impl Passage<'_> {
             let workload = workload.ok_or_else(|| "nothing is known to have this address".to_owned())?;
             return Ok((Arc::clone(workload), SocketAddr::new(address, waypoint.port)));
         };
-        let any = |ipv6| match ipv6 {
-            false => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), waypoint.port),
-            true => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), waypoint.port),
-        };
         let mut chosen =
-            choose(snapshot, source, client, service, any(ipv6), balancer).map(|endpoint| (endpoint, ipv6));
+            choose(snapshot, source, client, service, (waypoint.port, ipv6), balancer).map(|endpoint| (endpoint, ipv6));
         if let Err(ResolveError::WrongFamily { .. }) = &chosen {
-            chosen = choose(snapshot, source, client, service, any(!ipv6), balancer).map(|endpoint| (endpoint, !ipv6));
+            chosen = choose(snapshot, source, client, service, (waypoint.port, !ipv6), balancer)
+                .map(|endpoint| (endpoint, !ipv6));
         }
         let (endpoint, ipv6) = chosen.map_err(|error| error.to_string())?;
         let workload = endpoint.workload();
@@ -236,11 +274,10 @@ fn choose<'s>(
     source: &Workload,
     client: IpAddr,
     service: &Service,
-    destination: SocketAddr,
+    (port, ipv6): (u16, bool),
     balancer: &Balancer,
 ) -> Result<&'s Endpoint, ResolveError> {
     let key = || Arc::clone(&service.key);
-    let (port, ipv6) = (destination.port(), destination.is_ipv6());
     let Some(entry) = snapshot.services.get(&service.key) else {
         return Err(ResolveError::NoSuchPort { service: key(), port });
     };

@@ -202,6 +202,22 @@ impl Snapshot {
         resolve::resolve(self, source, client, destination, balancer)
     }
 
+    /// Where a connection of `source` to a port of a service goes, whatever the service's addresses: by the same rules as
+    /// [`Snapshot::resolve`], over either address family.
+    ///
+    /// # Errors
+    /// When it leads nowhere now.
+    pub fn resolve_service(
+        &self,
+        source: &Workload,
+        client: IpAddr,
+        service: &Arc<Service>,
+        port: u16,
+        balancer: &Balancer,
+    ) -> Result<Upstream, ResolveError> {
+        resolve::resolve_service(self, source, client, (service, port), balancer)
+    }
+
     /// Whether the policies let `peer` connect to `workload`.
     pub fn authorize(&self, workload: &Workload, peer: &Peer<'_>) -> Verdict {
         authorize::authorize(&self.policies, workload, peer, Scope::Whole)

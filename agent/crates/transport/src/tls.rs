@@ -13,6 +13,7 @@ mod leaf;
 mod open;
 mod provider;
 mod seal;
+mod stream;
 mod verify;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use identity::TlsIdentity;
 pub use open::{Content, Opened, Opener};
 pub use provider::provider;
 pub use seal::Sealer;
+pub use stream::Secured;
 pub(crate) use verify::verify_chain;
 
 /// Bytes of a record before its protected content: type, version, length (RFC 8446, 5.2).

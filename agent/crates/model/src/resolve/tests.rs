@@ -55,6 +55,21 @@ fn a_pod_address_leads_to_the_pod_on_any_port_whatever_its_condition() {
 }
 
 #[test]
+fn a_service_without_addresses_leads_to_its_endpoints_by_name_in_either_family() {
+    let mut store = store();
+    store.put_services([service("web", &[])]);
+    store.put([pod("a", &["fd00::1"]).of("web", Ready), pod("b", &["fd00::2"]).of("web", NotReady)]);
+    let snapshot = store.snapshot();
+    let web = snapshot.service(&key("web")).expect("it was put");
+    let balancer = Balancer::new();
+    let upstream = snapshot.resolve_service(&CLIENT, ip("10.0.9.9"), web, 80, &balancer).expect("a is ready");
+    assert_eq!((&*upstream.workload.name, upstream.address), ("a", address("[fd00::1]:8080")));
+    assert_eq!(upstream.service.as_ref().map(|service| &service.key), Some(&key("web")));
+    let error = snapshot.resolve_service(&CLIENT, ip("10.0.9.9"), web, 81, &balancer).expect_err("no such port");
+    assert_eq!(error, ResolveError::NoSuchPort { service: key("web"), port: 81 });
+}
+
+#[test]
 fn a_virtual_address_leads_to_the_endpoints_target_port() {
     let mut store = store();
     let target = |name, address, target_port| {
@@ -261,7 +276,7 @@ fn a_bond_does_not_reach_past_the_clients_node() {
 #[test]
 fn bonds_are_bounded_and_those_that_ran_out_make_room() {
     let (store, (balancer, advance)) = (sticky_store(), paused());
-    let nth = |n: u32| Ipv4Addr::from(0x0b00_0000 + n).to_string();
+    let nth = |n: u32| std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string();
     let count = u32::try_from(Balancer::CAPACITY / 2 * 3).expect("it is small");
     for n in 0..count {
         chosen(&store, &balancer, &nth(n));
@@ -280,7 +295,7 @@ fn bonds_are_bounded_and_those_that_ran_out_make_room() {
 #[test]
 fn the_clients_that_were_idle_longest_are_forgotten_first() {
     let (store, (balancer, advance)) = (sticky_store(), paused());
-    let nth = |n: u32| Ipv4Addr::from(0x0b00_0000 + n).to_string();
+    let nth = |n: u32| std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string();
     let regular = chosen(&store, &balancer, "10.0.9.1");
     for n in 0..u32::try_from(Balancer::CAPACITY / 2 * 3).expect("it is small") {
         advance(Duration::from_micros(1));
@@ -295,7 +310,7 @@ fn the_clients_that_were_idle_longest_are_forgotten_first() {
 fn a_service_with_many_endpoints_is_balanced_over_all_of_them() {
     let mut store = store();
     store.put_services([service("web", &["10.1.0.1"])]);
-    let nth = |n: u32| Ipv4Addr::from(0x0a02_0000 + n).to_string();
+    let nth = |n: u32| std::net::Ipv4Addr::from(0x0a02_0000 + n).to_string();
     let put = |n| Change::PutWorkload(pod(&format!("pod-{n}"), &[&nth(n)]).of("web", Ready));
     store.apply((0..3000).map(put).collect());
     for n in 0..1000 {

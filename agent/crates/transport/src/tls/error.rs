@@ -38,6 +38,9 @@ pub enum TlsError {
         /// What it did.
         reason: &'static str,
     },
+    /// The connection below failed, in a handshake over a stream.
+    #[error("the connection failed in the TLS handshake: {0}")]
+    Network(std::io::ErrorKind),
     /// Our own certificate expired.
     #[error("our own certificate, of {0}, has expired and was not renewed")]
     OwnCertificateExpired(Identity),
@@ -70,6 +73,7 @@ impl TlsError {
             | Self::NoCertificate
             | Self::PeerAlert(_)
             | Self::Handshake(_)
+            | Self::Network(_)
             | Self::OwnCertificateExpired(_)
             | Self::NothingExpected
             | Self::Misuse(_) => None,

@@ -74,9 +74,7 @@ impl fmt::Debug for Session {
 
 impl Handshake {
     pub(super) fn client(config: Arc<ClientConfig>) -> Result<Self, TlsError> {
-        // rustls wants a name; none is sent, since SNI is off, and the verifier looks at identities alone.
-        let nameless = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4])));
-        let connection = UnbufferedClientConnection::new(config, nameless).map_err(TlsError::Internal)?;
+        let connection = UnbufferedClientConnection::new(config, nameless()).map_err(TlsError::Internal)?;
         Ok(Self { connection: Connection::Client(Box::new(connection)), whole: 0 })
     }
 
@@ -184,6 +182,11 @@ impl Handshake {
         }
         Ok(Progress::Done(session))
     }
+}
+
+/// rustls wants a name; none is sent, since SNI is off, and the verifier looks at identities alone.
+pub(super) fn nameless() -> ServerName<'static> {
+    ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4])))
 }
 
 /// What is read off a connection before its keys are taken.

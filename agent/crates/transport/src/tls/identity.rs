@@ -104,6 +104,11 @@ impl TlsIdentity {
     /// # Errors
     /// When nothing is expected, or our certificate has expired.
     pub fn connect(&self, expected: Vec<Identity>) -> Result<Handshake, TlsError> {
+        Handshake::client(self.client_config(expected)?)
+    }
+
+    /// The configuration of a client whose server must prove one of `expected`.
+    pub(super) fn client_config(&self, expected: Vec<Identity>) -> Result<Arc<ClientConfig>, TlsError> {
         if expected.is_empty() {
             return Err(TlsError::NothingExpected);
         }
@@ -112,7 +117,7 @@ impl TlsIdentity {
         config
             .dangerous()
             .set_certificate_verifier(Arc::new(Server { bundle: Arc::clone(&self.bundle), expected: expected.into() }));
-        Handshake::client(Arc::new(config))
+        Ok(Arc::new(config))
     }
 
     /// Starts a server's handshake.
@@ -120,8 +125,13 @@ impl TlsIdentity {
     /// # Errors
     /// When our certificate has expired.
     pub fn accept(&self) -> Result<Handshake, TlsError> {
+        Handshake::server(self.server_config()?)
+    }
+
+    /// The configuration of a server.
+    pub(super) fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         self.check_validity()?;
-        Handshake::server(Arc::clone(&self.server))
+        Ok(Arc::clone(&self.server))
     }
 
     /// Whose it is.
