@@ -286,8 +286,11 @@ fn what_fails_fails_closed_and_comes_back() -> Result<()> {
     // Every agent is replaced by a new one, which takes over from it.
     let agents = ["rollout", "restart", "daemonset/weft-agent", "--namespace=weft-system"];
     cluster.kubectl(&agents)?.success()?;
-    let status = ["rollout", "status", "daemonset/weft-agent", "--namespace=weft-system", "--timeout=55s"];
-    cluster.kubectl(&status)?.success()?;
+    // One node after the other, and on each the old agent drains.
+    let status = ["rollout", "status", "daemonset/weft-agent", "--namespace=weft-system", "--timeout=20s"];
+    eventually_within(Duration::from_secs(150), "every agent is replaced", || {
+        Ok(cluster.kubectl(&status)?.status.success().then_some(()))
+    })?;
     load.go_on(50)?;
     ensure!(lasted("while all agents were replaced")? == 0, "{:#?}", load.outcome()?);
 
