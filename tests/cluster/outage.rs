@@ -111,7 +111,7 @@ fn without_controllers_everything_known_goes_on_and_what_is_new_is_there_when_th
             Ok(place.run_in("client", &line)?.success()?.matches(" answers ").count())
         };
         eventually_within(PATIENCE, "both pods answer", || Ok((answered()? == 8).then_some(())))?;
-        let before = place.load.outcome()?.good;
+        let before = place.load.outcome()?;
         let away = Away::send(place.cluster)?;
         let began = Instant::now();
 
@@ -135,8 +135,8 @@ fn without_controllers_everything_known_goes_on_and_what_is_new_is_there_when_th
             "without controllers for {:.0} s: {} requests answered and {} failed; of 8 to a service with two pods, of which one \
              was replaced, {at_once} were answered at once and {at_the_end} at the end",
             began.elapsed().as_secs_f32(),
-            now.good - before,
-            now.failed.len(),
+            now.good - before.good,
+            now.failed.len() - before.failed.len(),
         );
         ensure!(at_once > 0 && at_the_end > 0, "a service of which one pod is left does not answer");
         ensure!(restarts == "0 0 0", "the probes of pods did not go on, so they were started again: {restarts}");

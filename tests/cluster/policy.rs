@@ -133,14 +133,15 @@ fn those_are_let_in_whose_account_or_namespace_a_policy_names() -> Result<()> {
     })
 }
 
-/// Says something on one connection, again and again, until that ends.
+/// Says something on one connection, again and again, until that ends. Before the first answer the server may not be there yet.
 const TALK: &str = r#""
 trap '' PIPE;
-exec 3<>/dev/tcp/oven/8080;
-while printf 'GET / HTTP/1.1\r\nHost: oven\r\nmark: MARK\r\n\r\n' >&3; do
-  until [[ $line == *answers* ]]; do read -r -t 5 line <&3 || break 2; done;
-  line=; echo good; sleep 0.1;
-done;
+ask() {
+  printf 'GET / HTTP/1.1\r\nHost: oven\r\nmark: MARK\r\n\r\n' >&3 || return; line=;
+  until [[ $line == *answers* ]]; do read -r -t 30 line <&3 || return; done;
+};
+until exec 3<>/dev/tcp/oven/8080 && ask; do sleep 0.2; done;
+while ask; do echo good; sleep 0.1; done;
 echo ended; sleep infinity""#;
 
 #[test]
