@@ -227,7 +227,7 @@ impl Exchange {
                     Cause::InvalidBackend(reason) => ("NC", Some(reason.to_string())),
                     Cause::InvalidFilter => ("NC", Some("a filter makes no valid request of this one".to_owned())),
                 };
-                Err(Reply { status: answer.status, flags, reason, headers: answer.headers, closes: false })
+                Err(Reply { status: answer.status, flags, reason, headers: Box::new(answer.headers), closes: false })
             }
         }
     }

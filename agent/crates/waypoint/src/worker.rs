@@ -84,8 +84,10 @@ pub(crate) struct Worker {
     pub(crate) mirrors: Group,
     pub(crate) mirror_permits: Arc<Semaphore>,
     /// What further attempts there may be, by service and port.
-    budgets: Mutex<HashMap<(Arc<str>, u16), Arc<Budget>>>,
+    budgets: Mutex<Budgets>,
 }
+
+type Budgets = HashMap<(Arc<str>, u16), Arc<Budget>>;
 
 /// Budgets that are kept; beyond it, those of services without requests are forgotten.
 const BUDGETS: usize = 1024;

@@ -72,6 +72,6 @@ impl Body for CopyBody {
 
     fn size_hint(&self) -> SizeHint {
         // What is left to come is not tracked: only a length that is known from the start matters, for the head.
-        self.size.clone()
+        self.size
     }
 }

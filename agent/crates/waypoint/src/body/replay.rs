@@ -130,6 +130,6 @@ impl Body for ReplayBody {
 
     fn size_hint(&self) -> SizeHint {
         // Asked for before anything is sent: every attempt's is the whole.
-        self.replay.state().size.clone()
+        self.replay.state().size
     }
 }

@@ -14,14 +14,14 @@ pub(crate) struct Reply {
     pub(crate) flags: &'static str,
     /// For the log; none where nothing is wrong. Clients are not told: it names what they need not know.
     pub(crate) reason: Option<String>,
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: Box<HeaderMap>,
     /// The connection ends with it: what follows on it cannot be trusted to be a request.
     pub(crate) closes: bool,
 }
 
 impl Reply {
     pub(crate) fn new(status: StatusCode, flags: &'static str, reason: String) -> Self {
-        Self { status, flags, reason: Some(reason), headers: HeaderMap::new(), closes: false }
+        Self { status, flags, reason: Some(reason), headers: Box::default(), closes: false }
     }
 
     pub(crate) fn closing(self) -> Self {
@@ -47,7 +47,7 @@ impl Reply {
         let mut response = if is_grpc && (self.status.is_client_error() || self.status.is_server_error()) {
             let code = grpc(self.status);
             let mut response = Response::new(ResponseBody::whole(""));
-            response.headers_mut().extend(self.headers);
+            response.headers_mut().extend(*self.headers);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response.headers_mut().insert("grpc-status", HeaderValue::from(code));
             if let Ok(message) = HeaderValue::from_str(text.trim_end()) {
@@ -59,7 +59,7 @@ impl Reply {
             let has_text = !text.is_empty();
             let mut response = Response::new(ResponseBody::whole(text));
             *response.status_mut() = self.status;
-            response.headers_mut().extend(self.headers);
+            response.headers_mut().extend(*self.headers);
             if has_text {
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             }

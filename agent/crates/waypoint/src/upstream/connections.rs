@@ -134,7 +134,8 @@ impl Connections {
             place.idle.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < keep);
             let is_unused = now.duration_since(place.used) >= keep;
             place.shared.retain(|shared| {
-                !shared.sender.is_closed() && !(is_unused && shared.requests.load(Ordering::Relaxed) == 0)
+                let is_in_use = !is_unused || shared.requests.load(Ordering::Relaxed) > 0;
+                is_in_use && !shared.sender.is_closed()
             });
             !(place.idle.is_empty() && place.shared.is_empty() && is_unused)
         });
