@@ -11,7 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use weft_control::cluster::{self, Leadership, Member, Verdicts};
 use weft_control::serve::{
-    Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, TokenReviews, World,
+    Authenticator, Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, TokenReviews,
+    Waypoints, World,
 };
 use weft_control::{FileSource, Severity, SourceOptions, TranslationOptions, Update, kubernetes};
 use weft_runtime::{Clock, Shutdown, SystemClock, Tasks};
@@ -71,6 +72,7 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         }
     };
     let verdicts = Verdicts::default();
+    let world = World::new(&options.network);
     // A folder is watched for as long as its source lives.
     let (_folder, updates, authenticator, mut signing) = match &options.source {
         ControllerSource::Files { config, tokens, ca_dir } => {
@@ -81,7 +83,9 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         }
         ControllerSource::Kubernetes { kubeconfig, namespace, agent_accounts } => {
             let client = kubernetes::connect(kubeconfig.as_deref()).await?;
-            let reviews: Arc<dyn Authenticator> = Arc::new(TokenReviews::new(client.clone(), agent_accounts.clone()));
+            let waypoints = Arc::clone(&world) as Arc<dyn Waypoints>;
+            let reviews: Arc<dyn Authenticator> =
+                Arc::new(TokenReviews::new(client.clone(), agent_accounts.clone(), waypoints));
             let updates = kubernetes::start(&client, translation, &tasks);
             let signing =
                 cluster::authority::follow(&client, namespace, &options.trust_domain, Arc::clone(&clock), &tasks);
@@ -93,7 +97,6 @@ async fn run(options: ControllerOptions, log: &SinkCounters) -> anyhow::Result<(
         }
     };
     monitored.signing.get_or_init(|| signing.clone());
-    let world = World::new(&options.network);
     let (reported, news) = mpsc::channel(1);
     tasks.spawn("problems", report(updates, reported, verdicts, monitored.clone(), tasks.shutdown()));
     tasks.spawn("world", Arc::clone(&world).follow(news, tasks.shutdown()));
@@ -221,8 +224,8 @@ async fn report(
             () = shutdown.requested() => return,
             update = updates.recv() => update,
         };
-        let Some(mut update) = update else { return };
-        verdicts.note(std::mem::take(&mut update.statuses));
+        let Some(update) = update else { return };
+        verdicts.note(update.statuses.clone());
         for problem in update.problems.iter().filter(|problem| !said.contains(*problem)) {
             tracing::warn!("{problem}");
         }

@@ -423,7 +423,7 @@ fn follow_control_plane(options: &AgentOptions, tasks: &Tasks) -> anyhow::Result
     };
     let control_plane = ControlPlane::new(discovery.clone())?;
     let on_demand = planes.mode == DiscoveryMode::OnDemand;
-    Ok(Some(Discovery::start(DiscoveryOptions { control_plane, node, on_demand }, tasks)))
+    Ok(Some(Discovery::start(DiscoveryOptions { control_plane, node, on_demand, with_routes: false }, tasks)))
 }
 
 /// What tells which pods run on this node.

@@ -3,12 +3,13 @@
 use std::error::Error;
 
 /// Files, in the folder `proto`, that are compiled; what they import comes with them.
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "envoy/discovery.proto",
     "istio/workload.proto",
     "istio/authorization.proto",
     "istio/certificate.proto",
     "weft/discovery.proto",
+    "weft/route.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -119,6 +119,7 @@ async fn agents_of(port: u16, dir: PathBuf, agents: usize) {
                 network: String::new(),
             },
             on_demand: false,
+            with_routes: false,
         };
         let (room, tasks, news) = (Arc::clone(&room), tasks.clone(), news.clone());
         opening.spawn(async move {

@@ -28,7 +28,7 @@ use weft_transport::{ControlPlane, ControlPlaneError};
 use self::session::Session;
 pub use self::wants::Wanted;
 use self::wants::Wants;
-use crate::istio::{ADDRESS, AUTHORIZATION};
+use crate::istio::{ADDRESS, AUTHORIZATION, ROUTE};
 use crate::last_state::LastState;
 use crate::serve::TAKES_PARTS;
 use crate::source::Update;
@@ -70,6 +70,8 @@ pub struct DiscoveryOptions {
     pub node: NodeDescription,
     /// Only what is wanted is asked for, so that memory follows what the node talks to. Otherwise everything is.
     pub on_demand: bool,
+    /// Routes are asked for as well, of Weft's controller: it tells them to waypoints alone.
+    pub with_routes: bool,
 }
 
 /// How a source stands.
@@ -77,7 +79,8 @@ pub struct DiscoveryOptions {
 pub struct DiscoveryStatus {
     /// A stream is open, and has brought something.
     pub is_connected: bool,
-    /// Policies and, unless they are asked for on demand, addresses have been heard of, now or before.
+    /// Policies, routes where they are asked for and, unless they are asked for on demand, addresses have been heard of, now
+    /// or before.
     pub is_synced: bool,
     /// Why the last attempt or stream failed, if one did since the last success.
     pub last_error: Option<String>,
@@ -147,7 +150,7 @@ impl Discovery {
         let connected = watch::Sender::new(0);
         let follower = Follower {
             connected: connected.clone(),
-            session: Session::new(&options.node.network, options.on_demand),
+            session: Session::new(&options.node.network, options.on_demand, options.with_routes),
             wants: Arc::clone(&wants),
             status: Arc::clone(&status),
             shutdown: tasks.shutdown(),
@@ -278,6 +281,9 @@ impl Follower {
         let (requests, receiver) = mpsc::channel(REQUESTS);
         // Both stand in the queue before the stream is opened, which some servers answer only after the first.
         send(&requests, self.first_request(AUTHORIZATION)).await?;
+        if self.options.with_routes {
+            send(&requests, self.first_request(ROUTE)).await?;
+        }
         send(&requests, self.first_request(ADDRESS)).await?;
         let mut client = AggregatedDiscoveryServiceClient::new(connection).max_decoding_message_size(MAX_MESSAGE);
         let response = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await.map_err(Box::new)?;

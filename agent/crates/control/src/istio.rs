@@ -1,4 +1,4 @@
-//! Istio's descriptions of workloads, services and policies, from and into the model.
+//! Istio's descriptions of workloads, services and policies, and ours of routes, from and into the model.
 //!
 //! Both directions are pure. What the model has and Istio's types lack travels in extensions that only Weft reads
 //! ([`weft_proto::extension`]); a foreign agent skips them and loses what it could not have used anyway. What arrives is
@@ -8,6 +8,7 @@
 //! [`Decoded::ignored`], except where that would let more traffic in: see [`policy`].
 
 mod policy;
+mod route;
 mod service;
 mod waypoint;
 mod workload;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
+pub(crate) use route::{ROUTE, decode_route, encode_route};
 use thiserror::Error;
 use weft_model::{Change, Policy, Service, Workload, intern};
 use weft_proto::workload::address::Type;

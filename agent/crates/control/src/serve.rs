@@ -25,7 +25,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use authenticate::{Authenticating, AuthenticationError, Authenticator, Caller, TokenFile, TokenFileError};
+pub use authenticate::{
+    Authenticating, AuthenticationError, Authenticator, Caller, TokenFile, TokenFileError, Waypoints,
+};
 pub use certify::Certifier;
 pub(crate) use push::PART;
 pub use residents::Grants;

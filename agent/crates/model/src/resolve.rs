@@ -163,22 +163,9 @@ pub(crate) fn resolve_service(
 ) -> Result<Upstream, ResolveError> {
     // A service without addresses has endpoints of any family.
     let ipv6 = service.addresses.first().is_some_and(IpAddr::is_ipv6);
-    let chosen = match choose_of(snapshot, source, client, service, (port, ipv6), balancer) {
+    match choose_of(snapshot, source, client, service, (port, ipv6), balancer) {
         Err(ResolveError::WrongFamily { .. }) => choose_of(snapshot, source, client, service, (port, !ipv6), balancer),
         chosen => chosen,
-    }?;
-    match snapshot.waypoint_of(&chosen.workload, chosen.address.port()) {
-        Some(waypoint)
-            if !waypoint.is_optional
-                && !snapshot.workloads_of_waypoint(waypoint).any(|workload| workload.uid == source.uid) =>
-        {
-            Err(ResolveError::NoWaypoint {
-                service: Some(Arc::clone(&service.key)),
-                waypoint: waypoint.to_string().into(),
-                reason: "what goes there comes from another waypoint".into(),
-            })
-        }
-        _ => Ok(chosen),
     }
 }
 

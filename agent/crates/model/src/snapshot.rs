@@ -203,7 +203,7 @@ impl Snapshot {
     }
 
     /// Where a connection of `source` to a port of a service goes, whatever the service's addresses: by the same rules as
-    /// [`Snapshot::resolve`], over either address family.
+    /// [`Snapshot::resolve`], over either address family, and past waypoints: for one of them.
     ///
     /// # Errors
     /// When it leads nowhere now.

@@ -44,3 +44,9 @@ pub mod extension {
     #![expect(missing_docs, reason = "generated; the .proto files describe the fields")]
     tonic::include_proto!("weft.discovery.v1");
 }
+
+/// What waypoints are told of routes.
+pub mod route {
+    #![expect(missing_docs, reason = "generated; the .proto files describe the fields")]
+    tonic::include_proto!("weft.route.v1");
+}

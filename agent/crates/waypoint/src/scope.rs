@@ -62,14 +62,15 @@ pub(crate) fn admit(options: &WaypointOptions, snapshot: &Snapshot, authority: &
     }
     let workload = snapshot.workload_by_address(address.ip());
     let workload = workload.ok_or_else(|| refuse(format!("nothing in the mesh has the address {}", address.ip())))?;
-    if !is_ours(options, snapshot, workload.waypoint.as_ref()) {
+    if !is_ours(options, snapshot, snapshot.waypoint_of(workload, address.port())) {
         return Err(refuse(format!("workload {} is not behind this waypoint", workload.uid)));
     }
     let protocol = declared(snapshot, workload, address.port());
     Ok(Destination { address, target: Target::Workload(Arc::clone(workload)), protocol })
 }
 
-fn is_ours(options: &WaypointOptions, snapshot: &Snapshot, waypoint: Option<&Waypoint>) -> bool {
+/// Whether this is the waypoint that is meant.
+pub(crate) fn is_ours(options: &WaypointOptions, snapshot: &Snapshot, waypoint: Option<&Arc<Waypoint>>) -> bool {
     match waypoint.map(|waypoint| &waypoint.target) {
         None => false,
         Some(WaypointTarget::Service(key)) => *key == options.service,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use weft_model::Change;
 use weft_proto::discovery::{DeltaDiscoveryResponse, Resource, Status};
+use weft_route::RouteChange;
 
 use super::wants::{Named, Wanted};
-use crate::istio::{self, ADDRESS, AUTHORIZATION};
+use crate::istio::{self, ADDRESS, AUTHORIZATION, ConversionError, ROUTE};
 use crate::problem::{Problem, Severity};
 use crate::serve::PART;
 use crate::source::Update;
@@ -26,8 +27,10 @@ const MAX_PROBLEMS: usize = 50;
 pub(crate) struct Session {
     network: Arc<str>,
     on_demand: bool,
+    with_routes: bool,
     addresses: Known,
     policies: Known,
+    routes: Known,
     wanted: HashMap<Arc<str>, Wanted>,
     /// Wanted, and not answered yet.
     pending: HashSet<Arc<str>>,
@@ -36,6 +39,7 @@ pub(crate) struct Session {
     /// More follows that belongs to what has come: a service may be there, and its endpoints not yet.
     is_partial: bool,
     changes: Vec<Change>,
+    route_changes: Vec<RouteChange>,
     answered: Vec<Wanted>,
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
     has_new_problems: bool,
@@ -70,31 +74,37 @@ enum Kind {
     Workload,
     Service,
     Policy,
+    Route,
 }
 
 impl Kind {
-    fn removal(self, name: &Arc<str>) -> Change {
+    /// `None`: it is no change of the model.
+    fn removal(self, name: &Arc<str>) -> Option<Change> {
         let name = Arc::clone(name);
         match self {
-            Self::Workload => Change::RemoveWorkload(name),
-            Self::Service => Change::RemoveService(name),
-            Self::Policy => Change::RemovePolicy(name),
+            Self::Workload => Some(Change::RemoveWorkload(name)),
+            Self::Service => Some(Change::RemoveService(name)),
+            Self::Policy => Some(Change::RemovePolicy(name)),
+            Self::Route => None,
         }
     }
 }
 
 impl Session {
-    pub fn new(network: &str, on_demand: bool) -> Self {
+    pub fn new(network: &str, on_demand: bool, with_routes: bool) -> Self {
         Self {
             network: network.into(),
             on_demand,
+            with_routes,
             addresses: Known::default(),
             policies: Known::default(),
+            routes: Known::default(),
             wanted: HashMap::new(),
             pending: HashSet::new(),
             asked_first: HashSet::new(),
             is_partial: false,
             changes: Vec::new(),
+            route_changes: Vec::new(),
             answered: Vec::new(),
             problems: BTreeMap::new(),
             has_new_problems: false,
@@ -131,12 +141,17 @@ impl Session {
 
     /// On demand there may be no address to hear of: what is asked for is answered by itself.
     pub fn is_synced(&self) -> bool {
-        self.policies.is_synced && (self.on_demand || self.addresses.is_synced)
+        let has_routes = self.routes.is_synced || !self.with_routes;
+        self.policies.is_synced && has_routes && (self.on_demand || self.addresses.is_synced)
     }
 
     /// What is there of a type, for the first request of a stream.
     pub fn versions(&self, type_url: &str) -> BTreeMap<String, String> {
-        let known = if type_url == ADDRESS { &self.addresses } else { &self.policies };
+        let known = match type_url {
+            ADDRESS => &self.addresses,
+            ROUTE => &self.routes,
+            _ => &self.policies,
+        };
         let confirmed = known.resources.iter().filter(|(name, _)| !known.remembered.contains(*name));
         confirmed.map(|(name, held)| (name.to_string(), held.version.to_string())).collect()
     }
@@ -195,7 +210,7 @@ impl Session {
     /// Takes in what a response says; returns why some of it was refused, if it was. What was refused stays as it was.
     pub fn take(&mut self, response: DeltaDiscoveryResponse) -> Option<Status> {
         let DeltaDiscoveryResponse { system_version_info, resources, type_url, removed_resources, .. } = response;
-        if type_url != ADDRESS && type_url != AUTHORIZATION {
+        if type_url != ADDRESS && type_url != AUTHORIZATION && !(type_url == ROUTE && self.with_routes) {
             return Some(refusal(vec![format!("the type {type_url:.200} was not asked for")]));
         }
         let mut reasons = Vec::new();
@@ -231,7 +246,8 @@ impl Session {
     /// What has not been handed over yet, once policies and addresses are both there. On demand only whole answers are,
     /// since connections wait for them: a service without its endpoints would refuse these.
     pub fn update(&mut self) -> Option<Update> {
-        let has_news = !self.has_told || !self.changes.is_empty() || self.has_new_problems;
+        let has_changes = !self.changes.is_empty() || !self.route_changes.is_empty();
+        let has_news = !self.has_told || has_changes || self.has_new_problems;
         if !self.can_tell() || !has_news {
             return None;
         }
@@ -239,6 +255,7 @@ impl Session {
         let count = |kind| self.addresses.resources.values().filter(|held| held.kind == kind).count();
         Some(Update {
             changes: std::mem::take(&mut self.changes),
+            routes: std::mem::take(&mut self.route_changes),
             problems: self.problems.values().flatten().take(MAX_PROBLEMS).cloned().collect(),
             objects: ObjectCounts {
                 pods: count(Kind::Workload),
@@ -260,7 +277,11 @@ impl Session {
     }
 
     fn known(&mut self, type_url: &str) -> &mut Known {
-        if type_url == ADDRESS { &mut self.addresses } else { &mut self.policies }
+        match type_url {
+            ADDRESS => &mut self.addresses,
+            ROUTE => &mut self.routes,
+            _ => &mut self.policies,
+        }
     }
 
     fn answer(&mut self, type_url: &str, name: &str) {
@@ -274,7 +295,10 @@ impl Session {
         let known = self.known(type_url);
         known.remembered.remove(name);
         if let Some((name, held)) = known.resources.remove_entry(name) {
-            self.changes.push(held.kind.removal(&name));
+            match held.kind.removal(&name) {
+                Some(change) => self.changes.push(change),
+                None => self.route_changes.push(RouteChange::Remove(name)),
+            }
         }
     }
 
@@ -286,13 +310,20 @@ impl Session {
     fn put(&mut self, type_url: &str, resource: Resource) -> Result<(), String> {
         let Resource { version, resource: content, name, aliases } = resource;
         let bytes = content.as_ref().map_or(&[][..], |content| &content.value);
+        if type_url == ROUTE {
+            let route = istio::decode_route(&name, bytes).map_err(|error| self.refuse(&name, error))?;
+            self.settle(&name);
+            let key = Arc::clone(&route.key);
+            let held =
+                Held { version: version.into(), kind: Kind::Route, aliases: Box::default(), services: Box::default() };
+            self.routes.resources.insert(key, held);
+            self.route_changes.push(RouteChange::Put(Arc::new(route)));
+            return Ok(());
+        }
         let decoded = match istio::decode(type_url, &name, bytes, &self.network) {
             Ok(decoded) => decoded,
             Err(error) => {
-                let reason = error.to_string();
-                let field = format!("{}: {}", error.resource, error.field);
-                let suggestion = "the control plane sent it: is it of a version that this agent can follow?";
-                self.report(&name, vec![problem(Severity::Error, field, error.reason, suggestion)]);
+                let reason = self.refuse(&name, error);
                 // Something is there, and nobody knows what: not to be taken for an answer that there is nothing.
                 for alias in aliases.iter().chain([&name]) {
                     self.asked_first.remove(&**alias);
@@ -334,10 +365,19 @@ impl Session {
         known.remembered.remove(&name);
         let before = known.resources.insert(Arc::clone(&name), held);
         if let Some(before) = before.filter(|before| before.kind != kind) {
-            self.changes.push(before.kind.removal(&name));
+            self.changes.extend(before.kind.removal(&name));
         }
         self.changes.push(decoded.change);
         Ok(())
+    }
+
+    /// Notes a resource that cannot be used, and returns why.
+    fn refuse(&mut self, name: &str, error: ConversionError) -> String {
+        let reason = error.to_string();
+        let field = format!("{}: {}", error.resource, error.field);
+        let suggestion = "the control plane sent it: is it of a version that can be followed here?";
+        self.report(name, vec![problem(Severity::Error, field, error.reason, suggestion)]);
+        reason
     }
 
     fn report(&mut self, name: &str, problems: Vec<Problem>) {
@@ -358,4 +398,55 @@ fn refusal(mut reasons: Vec<String>) -> Status {
 fn problem(severity: Severity, field: String, message: String, suggestion: &str) -> Problem {
     let suggestion = Some(suggestion.to_owned());
     Problem { severity, file: None, line: None, object: None, field: Some(field), message, suggestion }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use prost_types::Any;
+
+    use super::*;
+    use crate::istio::arbitrary;
+
+    fn response(type_url: &str, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
+            type_url: type_url.to_owned(),
+            resources,
+            removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+            ..DeltaDiscoveryResponse::default()
+        }
+    }
+
+    #[test]
+    fn who_asks_for_routes_waits_for_them_and_goes_on_with_what_can_be_read() {
+        let route = Arc::new(arbitrary::route(&mut Rng::with_seed(1)));
+        let content = |value| Some(Any { type_url: ROUTE.to_owned(), value });
+        let resource = Resource {
+            name: route.key.to_string(),
+            version: "1".to_owned(),
+            resource: content(istio::encode_route(&route)),
+            aliases: Vec::new(),
+        };
+        let mut session = Session::new("net", false, true);
+        assert_eq!(session.take(response(AUTHORIZATION, Vec::new(), &[])), None);
+        assert_eq!(session.take(response(ADDRESS, Vec::new(), &[])), None);
+        assert!(session.update().is_none(), "what routes filter must not be reached without them");
+        assert_eq!(session.take(response(ROUTE, vec![resource.clone()], &[])), None);
+        let update = session.update().expect("all is there");
+        assert_eq!(update.routes, [RouteChange::Put(Arc::clone(&route))]);
+        assert_eq!(session.versions(ROUTE).get(&*route.key).map(String::as_str), Some("1"));
+
+        let broken = Resource { resource: content(vec![0xff]), ..resource };
+        assert!(session.take(response(ROUTE, vec![broken], &[])).is_some(), "it is refused");
+        let update = session.update().expect("there is a problem");
+        assert_eq!((update.routes.len(), update.problems.len()), (0, 1));
+
+        assert_eq!(session.take(response(ROUTE, Vec::new(), &[&*route.key])), None);
+        let update = session.update().expect("it is gone");
+        assert_eq!(update.routes, [RouteChange::Remove(Arc::clone(&route.key))]);
+        assert_eq!(update.problems, []);
+
+        let mut agent = Session::new("net", false, false);
+        assert!(agent.take(response(ROUTE, Vec::new(), &[])).is_some(), "it was not asked for");
+    }
 }

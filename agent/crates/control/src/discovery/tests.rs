@@ -328,3 +328,24 @@ async fn a_server_that_the_roots_do_not_vouch_for_is_not_talked_to() {
     let error = connect(format!("https://127.0.0.1:{}", plane.port()), &plane).await;
     assert!(error.contains("not valid for name"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_waypoint_is_told_of_routes() {
+    let plane = Plane::start().await;
+    plane.say(vec![workload(1, &[])]).await;
+    let route = Arc::new(crate::istio::arbitrary::route(&mut fastrand::Rng::with_seed(2)));
+    plane.world.apply_routes(vec![weft_route::RouteChange::Put(Arc::clone(&route))]).await;
+    let asking = || DiscoveryOptions { with_routes: true, ..options(&plane, false) };
+    let agent = Agent::start(asking());
+    let is_refused = || {
+        let error = agent.discovery.status().last_error;
+        error.is_some_and(|error| error.contains("only waypoints are told of routes"))
+    };
+    plane::eventually("it is refused", is_refused).await;
+    assert!(!agent.discovery.status().is_synced);
+    drop(agent);
+    std::fs::write(plane.dir.path().join("token"), plane::WAYPOINT_TOKEN).expect("a file");
+    let mut waypoint = Agent::start(asking());
+    let update = waypoint.until("everything", |snapshot| snapshot.workload_count() == 1).await;
+    assert_eq!(update.routes, [weft_route::RouteChange::Put(route)]);
+}

@@ -1,15 +1,22 @@
-//! Workloads, services and policies of every shape, for tests.
+//! Workloads, services, policies and routes of every shape, for tests.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use ipnet::IpNet;
 use weft_model::{
     Action, AppProtocol, Clause, ClientIpAffinity, EndpointCondition, Health, Identity, InternalTrafficPolicy,
     Locality, Match, Membership, Policy, PolicyScope, PortMapping, Rule, Service, ServiceAccountMatch, ServicePort,
     StringMatch, TrafficDistribution, TunnelProtocol, Waypoint, WaypointTarget, Workload,
+};
+use weft_route::{
+    Backend, BackendTarget, Cors, Filter, HeaderEdits, HeaderMatch, Hostname, Mirror, Parent, ParentTarget, PathMatch,
+    PathRewrite, Pattern, QueryMatch, Redirect, RequestMatch, Retry, Rewrite, Route, RouteKind, Rule as RouteRule,
+    SessionCarrier, SessionPersistence, Timeouts, ValueMatch,
 };
 
 fn one_of<T: Copy, const N: usize>(rng: &mut Rng, values: [T; N]) -> T {
@@ -159,5 +166,142 @@ pub(crate) fn policy(rng: &mut Rng) -> Policy {
         action: one_of(rng, [Action::Allow, Action::Deny]),
         dry_run: rng.bool(),
         rules: list(rng, |rng| Rule { clauses: list(rng, |rng| Clause { matches: list(rng, conditions) }) }),
+    }
+}
+
+fn pattern(rng: &mut Rng) -> Pattern {
+    Pattern::new(one_of(rng, ["/a/.*", "[0-9]+", "", "v(1|2)"])).expect("right patterns")
+}
+
+fn value_match(rng: &mut Rng) -> ValueMatch {
+    if rng.bool() { ValueMatch::Exact(text(rng)) } else { ValueMatch::Regex(pattern(rng)) }
+}
+
+fn header_name(rng: &mut Rng) -> HeaderName {
+    HeaderName::from_static(one_of(rng, ["x-a", "accept", "cookie"]))
+}
+
+fn header_edits(rng: &mut Rng) -> HeaderEdits {
+    let pairs = |rng: &mut Rng| {
+        list(rng, |rng| {
+            let value = HeaderValue::from_bytes(one_of(rng, [&b""[..], b"1", b"\xfc\xff"])).expect("right values");
+            (header_name(rng), value)
+        })
+    };
+    HeaderEdits { set: pairs(rng), add: pairs(rng), remove: list(rng, header_name) }
+}
+
+fn target(rng: &mut Rng) -> BackendTarget {
+    match rng.bool() {
+        true => BackendTarget::Service { key: format!("{}/s", name(rng)).into(), port: rng.u16(1..) },
+        false => BackendTarget::Invalid { reason: text(rng) },
+    }
+}
+
+fn path_rewrite(rng: &mut Rng) -> Option<PathRewrite> {
+    match rng.u8(..3) {
+        0 => None,
+        1 => Some(PathRewrite::Full(text(rng))),
+        _ => Some(PathRewrite::Prefix(text(rng))),
+    }
+}
+
+fn time(rng: &mut Rng) -> Option<Duration> {
+    rng.bool().then(|| Duration::new(rng.u64(..100_000), rng.u32(..1_000_000_000)))
+}
+
+fn maybe(rng: &mut Rng) -> Option<Arc<str>> {
+    rng.bool().then(|| text(rng))
+}
+
+fn filter(rng: &mut Rng) -> Filter {
+    match rng.u8(..6) {
+        0 => Filter::RequestHeaders(header_edits(rng)),
+        1 => Filter::ResponseHeaders(header_edits(rng)),
+        2 => Filter::Redirect(Redirect {
+            scheme: maybe(rng),
+            hostname: maybe(rng),
+            path: path_rewrite(rng),
+            port: rng.bool().then(|| rng.u16(1..)),
+            status: one_of(rng, [StatusCode::FOUND, StatusCode::PERMANENT_REDIRECT]),
+        }),
+        3 => Filter::Rewrite(Rewrite { hostname: maybe(rng), path: path_rewrite(rng) }),
+        4 => Filter::Mirror(Mirror { backend: target(rng), share: (rng.u32(..), rng.u32(1..)) }),
+        _ => Filter::Cors(Cors {
+            allow_origins: list(rng, text),
+            allow_credentials: rng.bool(),
+            allow_methods: list(rng, text),
+            allow_headers: list(rng, text),
+            expose_headers: list(rng, text),
+            max_age: Duration::from_secs(rng.u64(..100_000)),
+        }),
+    }
+}
+
+fn hostname(rng: &mut Rng) -> Hostname {
+    if rng.bool() { Hostname::Exact(name(rng)) } else { Hostname::Below(name(rng)) }
+}
+
+fn route_rule(rng: &mut Rng) -> RouteRule {
+    RouteRule {
+        name: maybe(rng),
+        matches: list(rng, |rng| RequestMatch {
+            path: match rng.u8(..4) {
+                0 => None,
+                1 => Some(PathMatch::Exact(text(rng))),
+                2 => Some(PathMatch::Prefix(text(rng))),
+                _ => Some(PathMatch::Regex(pattern(rng))),
+            },
+            method: one_of(rng, [None, Some("GET"), Some("PURGE")])
+                .map(|method| Method::from_bytes(method.as_bytes()).expect("right methods")),
+            headers: list(rng, |rng| HeaderMatch { name: header_name(rng), value: value_match(rng) }),
+            query: list(rng, |rng| QueryMatch { name: text(rng), value: value_match(rng) }),
+        }),
+        server_names: list(rng, hostname),
+        filters: list(rng, filter),
+        backends: list(rng, |rng| Backend { target: target(rng), weight: rng.u32(..), filters: list(rng, filter) }),
+        timeouts: Timeouts { request: time(rng), backend: time(rng) },
+        retry: rng.bool().then(|| Retry {
+            codes: list(rng, |rng| one_of(rng, [StatusCode::BAD_GATEWAY, StatusCode::NOT_FOUND])),
+            attempts: rng.u32(..),
+            backoff: time(rng),
+        }),
+        session: rng.bool().then(|| SessionPersistence {
+            name: one_of(rng, ["basket", "weft-session-1"]).into(),
+            carrier: one_of(
+                rng,
+                [SessionCarrier::SessionCookie, SessionCarrier::PermanentCookie, SessionCarrier::Header],
+            ),
+            absolute_timeout: time(rng),
+            idle_timeout: time(rng),
+        }),
+    }
+}
+
+pub(crate) fn route(rng: &mut Rng) -> Route {
+    let kinds = [
+        (RouteKind::Http, "HTTPRoute"),
+        (RouteKind::Grpc, "GRPCRoute"),
+        (RouteKind::Tls, "TLSRoute"),
+        (RouteKind::Tcp, "TCPRoute"),
+    ];
+    let (kind, prefix) = one_of(rng, kinds);
+    let (namespace, name) = (name(rng), name(rng));
+    Route {
+        key: format!("{prefix}/{namespace}/{name}").into(),
+        kind,
+        created: rng.i64(..),
+        parents: list(rng, |rng| Parent {
+            target: match rng.bool() {
+                true => ParentTarget::Service(format!("{}/s", self::name(rng)).into()),
+                false => ParentTarget::Gateway(format!("{}/g", self::name(rng)).into()),
+            },
+            port: rng.bool().then(|| rng.u16(1..)),
+            consumer: rng.bool().then(|| self::name(rng)),
+        }),
+        hostnames: list(rng, hostname),
+        rules: list(rng, route_rule),
+        namespace,
+        name,
     }
 }

@@ -26,10 +26,21 @@ pub struct Caller {
     pub pod: Arc<str>,
     /// The node that it runs on.
     pub node: Arc<str>,
+    /// It is a waypoint, of the Gateway that has the namespace and name of its service account, and no agent.
+    pub is_waypoint: bool,
+}
+
+/// Says which waypoints there are.
+pub trait Waypoints: Send + Sync {
+    /// Whether there is a Gateway of this namespace and name that is a waypoint of Weft.
+    fn is_waypoint(&self, namespace: &str, name: &str) -> bool;
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_waypoint {
+            f.write_str("the waypoint ")?;
+        }
         if !self.service_account.is_empty() {
             write!(f, "{}/{} (pod {}) ", self.namespace, self.service_account, self.pod)?;
         }

@@ -16,6 +16,7 @@ use prost_types::Any;
 use smallvec::SmallVec;
 use weft_model::{Policy, Service, Workload};
 use weft_proto::discovery::Resource;
+use weft_route::Route;
 
 use crate::istio;
 
@@ -88,6 +89,10 @@ impl Encoded {
 
     pub fn policy(policy: &Policy) -> Self {
         Self::new(&policy.key, istio::AUTHORIZATION, istio::encode_policy(policy), Box::default(), Box::default())
+    }
+
+    pub fn route(route: &Route) -> Self {
+        Self::new(&route.key, istio::ROUTE, istio::encode_route(route), Box::default(), Box::default())
     }
 
     fn new(

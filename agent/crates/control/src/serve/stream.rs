@@ -24,7 +24,7 @@ use super::connection::Open;
 use super::push::Pieces;
 use super::subscription::{Push, Subscription, SubscriptionError, Wish};
 use super::world::World;
-use crate::istio::{ADDRESS, AUTHORIZATION};
+use crate::istio::{ADDRESS, AUTHORIZATION, ROUTE};
 
 /// Bytes of a message to a client that puts parts together.
 const PART_BUDGET: usize = 1 << 20;
@@ -139,6 +139,7 @@ pub(crate) fn open(request: Incoming, caller: Caller, surroundings: Surroundings
         sent: 0,
         addresses: Subscription::default(),
         policies: Subscription::default(),
+        routes: Subscription::default(),
         _counted: Counted::new(&surroundings.counts, |counts| &counts.streams),
         _open: open,
         surroundings,
@@ -186,6 +187,7 @@ struct Stream {
     sent: u64,
     addresses: Subscription,
     policies: Subscription,
+    routes: Subscription,
     _counted: Counted,
     _open: Open,
 }
@@ -311,6 +313,8 @@ impl Stream {
         let (subscription, catalog) = match &*request.type_url {
             ADDRESS => (&mut self.addresses, &world.addresses),
             AUTHORIZATION => (&mut self.policies, &world.policies),
+            ROUTE if self.caller.is_waypoint => (&mut self.routes, &world.routes),
+            ROUTE => return Err(Status::permission_denied("only waypoints are told of routes").into()),
             other => {
                 return Err(
                     Status::invalid_argument(format!("resources of the type {other:.200} are not served")).into()
@@ -336,6 +340,10 @@ impl Stream {
         let budget = if self.takes_parts { PART_BUDGET } else { WHOLE_BUDGET };
         if let Some(push) = self.policies.next(&world.policies, budget)? {
             return Ok(Some((push, AUTHORIZATION)));
+        }
+        // And routes before what they lead to: what they filter must not be reached without them.
+        if let Some(push) = self.routes.next(&world.routes, budget)? {
+            return Ok(Some((push, ROUTE)));
         }
         Ok(self.addresses.next(&world.addresses, budget)?.map(|push| (push, ADDRESS)))
     }

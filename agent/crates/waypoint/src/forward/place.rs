@@ -73,7 +73,7 @@ pub(crate) fn pick(
     let snapshot = &state.snapshot;
     let upstream = match place {
         Place::Workload(workload, address) => {
-            Upstream { workload: Arc::clone(workload), address: *address, service: None }
+            Upstream { workload: Arc::clone(workload), address: *address, service: None, waypoint: None }
         }
         Place::Service(service, port) => {
             // Nearness is the client's: it is as if it had connected by itself.
@@ -87,6 +87,16 @@ pub(crate) fn pick(
             }
         }
     };
+    // Its agent takes nothing from here where another waypoint is its own.
+    let others = snapshot.waypoint_of(&upstream.workload, upstream.address.port());
+    let others = others.filter(|own| !own.is_optional && !scope::is_ours(&worker.shared.options, snapshot, Some(*own)));
+    if let Some(other) = others {
+        return Err(Failure::NoEndpoint(ResolveError::NoWaypoint {
+            service: upstream.service.as_ref().map(|service| Arc::clone(&service.key)),
+            waypoint: other.to_string().into(),
+            reason: "this is another one".into(),
+        }));
+    }
     let peer = Peer { identity: Some(&client.identity), source: client.address.ip(), destination: upstream.address };
     match snapshot.authorize(&upstream.workload, &peer) {
         Verdict::Allowed => Ok(upstream),
@@ -106,5 +116,6 @@ fn of_session(snapshot: &Snapshot, service: &Arc<Service>, port: u16, uid: &str)
         workload: Arc::clone(workload),
         address: SocketAddr::new(*address, port),
         service: Some(Arc::clone(service)),
+        waypoint: None,
     })
 }

@@ -166,7 +166,7 @@ impl World {
             hostname: format!("{name}.shop.svc.cluster.local").into(),
             addresses: vec![address],
             ports: vec![ServicePort { port: 80, name: "".into(), app_protocol: protocol }],
-            waypoint: Some(waypoint),
+            waypoint: Some(waypoint.into()),
             ..Service::default()
         };
         self.change(vec![Change::PutService(service)]);
@@ -178,7 +178,8 @@ impl World {
         self.pods += 1;
         let address: IpAddr = Ipv4Addr::new(127, 90, self.network, self.pods).into();
         let ports = vec![PortMapping { service_port: 80, target_port: 8080 }];
-        let membership = Membership { service: key(service), ports, condition: EndpointCondition::Ready };
+        let membership =
+            Membership { service: key(service), ports, condition: EndpointCondition::Ready, waypoint: None };
         let workload = Workload {
             uid: format!("Kubernetes//Pod/shop/{name}").into(),
             instance: "".into(),

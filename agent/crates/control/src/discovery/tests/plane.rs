@@ -16,10 +16,29 @@ use weft_transport::{CertificateAuthority, ControlPlane, ControlPlaneOptions};
 
 use super::super::{DiscoveryOptions, NodeDescription};
 use super::LONG;
-use crate::serve::{Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing, TokenFile, World};
+use crate::serve::{
+    Authenticating, Authenticator, Caller, Certifier, Grants, Limits, Server, ServerParts, ServerTls, Signing,
+    TokenFile, World,
+};
 
 /// The token of the node `n1`.
 pub(super) const TOKEN: &str = "a secret of n1";
+
+/// The token of a waypoint.
+pub(super) const WAYPOINT_TOKEN: &str = "a secret of a/edge";
+
+/// Nodes by a file of tokens, and one waypoint.
+struct Callers(TokenFile);
+
+impl Authenticator for Callers {
+    fn authenticate<'a>(&'a self, token: &'a str) -> Authenticating<'a> {
+        if token != WAYPOINT_TOKEN {
+            return self.0.authenticate(token);
+        }
+        let (namespace, service_account) = ("a".into(), "edge".into());
+        Box::pin(async move { Ok(Caller { namespace, service_account, is_waypoint: true, ..Caller::default() }) })
+    }
+}
 
 pub(super) struct Plane {
     pub dir: TempDir,
@@ -54,7 +73,7 @@ impl Plane {
         let world = World::new("net");
         let parts = ServerParts {
             world: Arc::clone(&world),
-            authenticator: Arc::new(TokenFile::open(&dir.path().join("tokens")).expect("tokens")),
+            authenticator: Arc::new(Callers(TokenFile::open(&dir.path().join("tokens")).expect("tokens"))),
             certifier: Some(Certifier::new(
                 Signing::fixed(Arc::clone(&authority)),
                 Arc::clone(&world) as Arc<dyn Grants>,
@@ -103,7 +122,7 @@ pub(super) fn options(plane: &Plane, on_demand: bool) -> DiscoveryOptions {
         cluster: "c".to_owned(),
         network: "net".to_owned(),
     };
-    DiscoveryOptions { control_plane: plane.control_plane(), node, on_demand }
+    DiscoveryOptions { control_plane: plane.control_plane(), node, on_demand, with_routes: false }
 }
 
 /// Waits until something is so.

@@ -141,7 +141,13 @@ async fn a_node_may_have_the_certificate_of_a_pod_before_anybody_can_reach_it() 
     complete(&mut contents, &[(Kind::Namespace, namespace("shop")), (Kind::Pod, scheduled.clone())]);
     let world = World::new("");
     world.apply(contents.flush().0.changes).await;
-    let caller = Caller { namespace: "s".into(), service_account: "a".into(), pod: "p".into(), node: "n1".into() };
+    let caller = Caller {
+        namespace: "s".into(),
+        service_account: "a".into(),
+        pod: "p".into(),
+        node: "n1".into(),
+        is_waypoint: false,
+    };
     let identity = Identity::new("cluster.local", "shop", "default").expect("valid parts");
     let is_told = || world.read().addresses.present().next().is_some();
     assert_eq!((world.may_have(&caller, &identity), is_told()), (Ok(()), false));
