@@ -165,6 +165,7 @@ impl Agent {
                 network: String::new(),
             },
             on_demand: !self.target.wildcard,
+            with_routes: false,
         };
         let (discovery, mut discovered) = Discovery::start(options, tasks);
         let mut wanted = 0;

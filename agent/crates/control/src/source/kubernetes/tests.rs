@@ -178,7 +178,13 @@ async fn a_node_gives_itself_no_identity_by_the_mirror_of_a_static_pod() {
         let world = World::new("");
         world.apply(contents.flush().0.changes).await;
         assert!(world.read().addresses.present().next().is_some(), "the pod is there to be talked to");
-        let caller = Caller { namespace: "s".into(), service_account: "a".into(), pod: "p".into(), node: "n1".into() };
+        let caller = Caller {
+            namespace: "s".into(),
+            service_account: "a".into(),
+            pod: "p".into(),
+            node: "n1".into(),
+            is_waypoint: false,
+        };
         let identity = Identity::new("cluster.local", "shop", "default").expect("valid parts");
         assert!(world.may_have(&caller, &identity).is_err(), "{:?}", pod.metadata.name);
     }
