@@ -22,6 +22,7 @@ mod ready;
 mod status;
 mod table;
 mod uninstall;
+mod waypoint;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -35,6 +36,7 @@ pub use agent::{AccessLogFormat, AgentOptions, LoopbackCongestionControl, NodeSo
 pub use cni_flags::CniFolders;
 pub use control_plane::{ControlPlanes, DiscoveryMode};
 pub use controller::{ControllerOptions, ControllerSource};
+pub use waypoint::WaypointProcessOptions;
 
 /// Weft: a service mesh without sidecars.
 #[derive(Debug, Parser)]
@@ -50,6 +52,9 @@ enum Command {
     Agent(Box<agent::AgentArgs>),
     /// Run a controller: it tells agents what a folder says, and issues their certificates
     Controller(Box<controller::ControllerArgs>),
+    /// Run a waypoint: it routes and judges the requests to the services that name it, and opens tunnels of its own to
+    /// their endpoints
+    Waypoint(Box<waypoint::WaypointArgs>),
     /// Say whether all is well on this node, or on all of a cluster, and what to do if not
     Status(status::StatusArgs),
     /// Say whether this pod's own agent runs, and is ready: for a startup probe
@@ -121,6 +126,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         Command::Agent(arguments) => agent::run(*arguments),
         Command::Controller(arguments) => controller::run(*arguments),
+        Command::Waypoint(arguments) => waypoint::run(*arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Ready(arguments) => ready::run(&arguments),
         Command::Pods(arguments) => list::run(&arguments, &list::PODS),

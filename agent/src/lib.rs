@@ -27,3 +27,4 @@ pub mod hand_over;
 pub mod office;
 pub mod wire;
 pub mod controller;
+pub mod waypoint;

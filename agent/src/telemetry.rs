@@ -12,8 +12,10 @@ pub(crate) mod fixtures;
 mod line;
 pub mod logging;
 mod process;
+pub mod requests;
 mod sink;
 pub mod tcp;
+pub mod waypoint_log;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,8 +28,10 @@ pub use controller_metrics::{ControllerMetrics, ControllerObservation};
 pub use exposition::Exposition;
 pub use line::LineFormat;
 pub use logging::{LogControl, LogFilter, Logging};
+pub use requests::RequestMetrics;
 pub use sink::SinkCounters;
 pub use tcp::{ConnectionLabels, ConnectionSecurity, Reporter, ResponseFlags, SeriesCache, TcpMetrics, TcpSeries};
+pub use waypoint_log::WaypointLog;
 
 /// All metrics of an agent.
 pub struct Metrics {

@@ -486,7 +486,7 @@ pub(super) fn cluster_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn workers(text: &str) -> Result<NonZeroUsize, String> {
+pub(super) fn workers(text: &str) -> Result<NonZeroUsize, String> {
     let workers: NonZeroUsize = text.parse().map_err(|_| "not a number of at least 1".to_owned())?;
     if workers.get() > MAX_WORKERS {
         return Err(format!("at most {MAX_WORKERS}"));

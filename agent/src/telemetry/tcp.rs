@@ -30,7 +30,7 @@ use prometheus_client::metrics::MetricType;
 use weft_model::Snapshot;
 
 pub use cache::SeriesCache;
-use labels::Labels;
+pub(super) use labels::Labels;
 pub use labels::{ConnectionLabels, ConnectionSecurity, Reporter, ResponseFlags};
 
 /// How long a series is kept after its last connection ended, once a workload or service that it names is gone. Longer

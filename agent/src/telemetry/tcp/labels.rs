@@ -13,6 +13,8 @@ pub enum Reporter {
     Source,
     /// The agent of the pod that accepts it.
     Destination,
+    /// The waypoint that it passes.
+    Waypoint,
 }
 
 /// How a connection was protected on the network.
@@ -53,6 +55,7 @@ impl Reporter {
         match self {
             Self::Source => "source",
             Self::Destination => "destination",
+            Self::Waypoint => "waypoint",
         }
     }
 }
@@ -152,7 +155,7 @@ fn text(value: &Arc<str>) -> Text {
 
 /// The labels of one series.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Labels {
+pub(in crate::telemetry) struct Labels {
     reporter: Reporter,
     source: End,
     destination: End,
@@ -164,7 +167,7 @@ pub(super) struct Labels {
 }
 
 impl Labels {
-    pub(super) fn new(labels: &ConnectionLabels<'_>) -> Self {
+    pub(in crate::telemetry) fn new(labels: &ConnectionLabels<'_>) -> Self {
         Self {
             reporter: labels.reporter,
             source: End::new(labels.source, labels.source_identity),
@@ -178,7 +181,7 @@ impl Labels {
     }
 
     /// The same without anything whose number has no bound.
-    pub(super) fn without_names(self) -> Self {
+    pub(in crate::telemetry) fn without_names(self) -> Self {
         Self {
             source: End::default(),
             destination: End::default(),
@@ -205,6 +208,17 @@ impl Labels {
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        self.encode_with(encoder, &[("request_protocol", "tcp"), ("response_flags", self.flags.as_str())])
+    }
+}
+
+impl Labels {
+    /// What all families have, and `others`.
+    pub(in crate::telemetry) fn encode_with(
+        &self,
+        encoder: &mut LabelSetEncoder<'_>,
+        others: &[(&str, &str)],
+    ) -> fmt::Result {
         let mut label = |name: &str, value: Option<&str>| -> fmt::Result {
             let mut label = encoder.encode_label();
             let mut key = label.encode_label_key()?;
@@ -235,8 +249,9 @@ impl EncodeLabelSet for Labels {
         label("destination_service", self.service.as_deref())?;
         label("destination_service_name", self.service_name.as_deref())?;
         label("destination_service_namespace", self.service_namespace.as_deref())?;
-        label("request_protocol", Some("tcp"))?;
-        label("response_flags", Some(self.flags.as_str()))?;
+        for (name, value) in others {
+            label(name, Some(value))?;
+        }
         label("connection_security_policy", Some(self.security.as_str()))
     }
 }

@@ -95,7 +95,7 @@ async fn only_what_is_behind_the_waypoint_is_reached_through_it() {
     let address = world.service("db", AppProtocol::Tcp);
     let pod = world.pod("db-1", "db", true);
     let unknown = [
-        pod.to_string(),
+        format!("{}:9", pod.ip()),
         format!("{}:81", address.ip()),
         format!("{}:15008", address.ip()),
         "127.0.0.1:22".to_owned(),
@@ -105,6 +105,7 @@ async fn only_what_is_behind_the_waypoint_is_reached_through_it() {
         assert_eq!(world.connect_to(&authority).await.err(), Some(StatusCode::BAD_REQUEST), "{authority}");
     }
     assert!(world.connect(address).await.is_ok());
+    assert!(world.connect(pod).await.is_ok(), "a port of a pod that the service leads to is behind it too");
 }
 
 #[tokio::test]
