@@ -32,3 +32,4 @@ mod probe;
 mod resolution;
 mod service_endpoints;
 mod tunnel;
+mod waypoint;

@@ -82,13 +82,19 @@ impl ServiceSpec {
     /// Forwards `port` to the pods' `target`.
     #[must_use]
     pub fn port(self, port: u16, target: u16) -> Self {
-        self.port_to(port, json!(target))
+        self.port_to("tcp", port, json!(target))
+    }
+
+    /// Forwards `port` to the pods' `target`, and says that HTTP is spoken there.
+    #[must_use]
+    pub fn http_port(self, port: u16, target: u16) -> Self {
+        self.port_to("http", port, json!(target))
     }
 
     /// Forwards `port` to the pods' container port called `target`.
     #[must_use]
     pub fn named_port(self, port: u16, target: &str) -> Self {
-        self.port_to(port, json!(target))
+        self.port_to("tcp", port, json!(target))
     }
 
     /// Gives it no virtual address.
@@ -112,9 +118,10 @@ impl ServiceSpec {
         self
     }
 
-    fn port_to(mut self, port: u16, target: Value) -> Self {
-        self.ports
-            .push(json!({ "name": format!("tcp-{port}"), "port": port, "targetPort": target, "protocol": "TCP" }));
+    fn port_to(mut self, protocol: &str, port: u16, target: Value) -> Self {
+        self.ports.push(
+            json!({ "name": format!("{protocol}-{port}"), "port": port, "targetPort": target, "protocol": "TCP" }),
+        );
         self
     }
 

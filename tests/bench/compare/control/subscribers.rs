@@ -185,7 +185,7 @@ impl Agent {
         }
         while wanted > 0 {
             match discovered.news.recv().await.context("discovery has ended")? {
-                News::Update(_) => {}
+                News::Update(_) | News::Remembered(_) => {}
                 News::Answers(answers) => wanted -= answers.len().min(wanted),
             }
         }
