@@ -13,6 +13,7 @@ use weft_control::discovery::{Discovered, News, Wanted};
 
 /// Something that was heard.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "updates are what there is most of, and a queue holds a few")]
 pub enum Heard {
     /// The uids of the enrolled pods of this node. Told before the mesh has spoken: its word of them is asked for.
     Pods(HashSet<Arc<str>>),

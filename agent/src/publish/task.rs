@@ -39,6 +39,7 @@ pub struct Inputs {
 }
 
 /// One of them.
+#[expect(clippy::large_enum_variant, reason = "updates are what there is most of, and a queue holds a few")]
 enum News {
     Heard(Heard),
     Asked,

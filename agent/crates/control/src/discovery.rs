@@ -110,6 +110,7 @@ pub struct Discovered {
 
 /// Something that a source gives.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "updates are what there is most of, and a queue holds a few")]
 pub enum News {
     /// To be applied as one batch.
     Update(Update),

@@ -43,9 +43,12 @@ pub(crate) struct Listener {
     pub hostname: Option<Hostname>,
     /// Of which namespaces objects may use it.
     pub from: AllowedNamespaces,
-    /// Kinds of routes that it takes, as group and name; `None`: all that its protocol allows.
-    pub kinds: Option<Box<[(Arc<str>, Arc<str>)]>>,
+    /// Kinds of routes that it takes; `None`: all that its protocol allows.
+    pub kinds: Option<Box<[GroupKind]>>,
 }
+
+/// A kind: its group and its name.
+pub(crate) type GroupKind = (Arc<str>, Arc<str>);
 
 /// `allowedRoutes.namespaces`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -56,11 +56,14 @@ struct ToSpec {
 pub(crate) struct ReferenceGrant {
     pub name: Arc<str>,
     pub namespace: Arc<str>,
-    /// Group, kind and namespace.
-    from: Box<[(Arc<str>, Arc<str>, Arc<str>)]>,
-    /// Group, kind and name; without a name all of that kind.
-    to: Box<[(Arc<str>, Arc<str>, Option<Arc<str>>)]>,
+    from: Box<[Origin]>,
+    to: Box<[Target]>,
 }
+
+/// Group, kind and namespace.
+type Origin = (Arc<str>, Arc<str>, Arc<str>);
+/// Group, kind and name; without a name all of that kind.
+type Target = (Arc<str>, Arc<str>, Option<Arc<str>>);
 
 impl ReferenceGrant {
     pub fn read(manifest: &ReferenceGrantManifest, interner: &mut Interner, notes: &mut Notes) -> Option<Self> {

@@ -268,7 +268,7 @@ mod tests {
         let id = ObjectId { kind: crate::object::Kind::HttpRoute, namespace: "shop".into(), name: "r".into() };
         let verdict = Arc::new(route(&[]));
         verdicts.note(vec![StatusChange { object: id.clone(), verdict: Some(Arc::clone(&verdict)) }]);
-        assert_eq!(verdicts.take_changed().into_iter().collect::<Vec<_>>(), [id.clone()]);
+        assert_eq!(verdicts.take_changed().into_iter().collect::<Vec<_>>(), std::slice::from_ref(&id));
         assert!(verdicts.take_changed().is_empty());
         assert_eq!(verdicts.get(&id), Some(verdict));
         verdicts.note(vec![StatusChange { object: id.clone(), verdict: None }]);

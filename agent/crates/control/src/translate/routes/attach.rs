@@ -148,7 +148,7 @@ impl Translator {
             return Err(("NotAllowedByListeners", message));
         }
         let has_host = |listener: &&Listener| meet(listener.hostname.as_ref(), &route.hostnames);
-        if route.kind != RouteKind::Tcp && !allowed.iter().any(|listener| has_host(listener)) {
+        if route.kind != RouteKind::Tcp && !allowed.iter().any(has_host) {
             let message = format!("no listener of the Gateway {namespace}/{name} has any of the route's host names");
             return Err(("NoMatchingListenerHostname", message));
         }
