@@ -324,7 +324,8 @@ impl Capture {
                 (ListenerKind::Hbone, &listeners.hbone),
             ] {
                 for socket in sockets {
-                    let is_ipv4 = is_ipv4(socket).on("getsockopt(SO_DOMAIN)", cookie)?;
+                    let domain = socket2::SockRef::from(socket).domain().on("getsockopt(SO_DOMAIN)", cookie)?;
+                    let is_ipv4 = domain == socket2::Domain::IPV4;
                     let key = Listener::new(cookie.0, kind, is_ipv4, worker as u32);
                     self.listeners.put(&key, &(socket.as_raw_fd() as u32))?;
                 }
@@ -594,8 +595,4 @@ fn prefix(range: &IpNet) -> Prefix {
     // IPv4 is kept as mapped IPv6: its prefixes begin 96 bits further on.
     let length = u32::from(range.prefix_len()) + if range.addr().is_ipv4() { 96 } else { 0 };
     Prefix { length, address: range.network().into() }
-}
-
-fn is_ipv4(socket: &OwnedFd) -> io::Result<bool> {
-    Ok(socket2::SockRef::from(socket).domain()? == socket2::Domain::IPV4)
 }

@@ -1,5 +1,8 @@
+use std::net::IpAddr;
+
 use weft_model::{Identity, Workload};
 
+use super::processes::Found;
 use super::*;
 
 const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
@@ -34,9 +37,9 @@ fn sandbox(uid: &str, of: &[&str]) -> Sandbox {
     }
 }
 
-fn state(pods: Vec<LocalPod>, sandboxes: Vec<Sandbox>, found: &[&str]) -> State {
+fn state(pods: Vec<LocalPod>, sandboxes: Vec<Sandbox>, found: &[&str]) -> Census {
     let found = found.iter().map(|uid| ((*uid).to_owned(), Found { path: "/proc/7/ns/net".into(), inode: (1, 2) }));
-    State {
+    Census {
         said: Some(Update { local_pods: pods, ..Update::default() }),
         sandboxes: sandboxes.into_iter().map(|sandbox| (sandbox.container.clone(), sandbox)).collect(),
         found: found.collect(),
