@@ -223,8 +223,8 @@ async fn the_status_has_its_documented_form() {
     assert_eq!(
         status,
         json!({
-            "version": env!("CARGO_PKG_VERSION"), "pid": null,
-        "pod": "weft-agent-x", "node": "node-a", "cluster": "Kubernetes",
+            "version": env!("CARGO_PKG_VERSION"), "pid": null, "pod": "weft-agent-x",
+            "node": "node-a", "cluster": "Kubernetes",
             "network": "", "trust_domain": "cluster.local", "workers": 2, "configuration_source": "/etc/weft",
             "state": "running", "started": "2027-01-15T08:00:00Z",
             "capture": {"is_active": true, "detail": "pinned in /sys/fs/bpf/weft/node-a"},
