@@ -25,7 +25,9 @@ fn an_agent_learns_of_a_controller_what_the_cluster_has() -> Result<()> {
     let bound = ["--bound-object-kind=Pod", "--bound-object-name=agent-node1", "--namespace=weft-system"];
     let strangers = plane.token("stranger", &["default", "--audience=istio-ca"])?;
     let elsewhere = plane.token("elsewhere", &[&["weft-agent"], &bound[..]].concat())?;
-    for (token, reason) in [(strangers, "is not that of an agent"), (elsewhere, "does not accept the token")] {
+    for (token, reason) in
+        [(strangers, "is neither an agent's nor a waypoint's"), (elsewhere, "does not accept the token")]
+    {
         let agent = plane.agent("node1", &token)?;
         eventually_within(PATIENCE, &format!("the log says that a caller {reason}"), || {
             Ok(plane.log(&controller_log(0)).contains(reason).then_some(()))

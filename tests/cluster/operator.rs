@@ -116,9 +116,11 @@ fn a_namespace_is_enrolled_looked_at_and_let_go_from_outside_the_cluster() -> Re
     let left = weft(&cluster, &["unenroll", "default"])?;
     says(&left, 0, &["nothing enforces PeerAuthentication default/only-tunnels", "default is outside the mesh"])?;
     ensure!(label(&cluster)?.is_empty(), "the label is {}", label(&cluster)?);
-    let pods = weft(&cluster, &["pods", "--kubernetes", "--namespace", "default"])?;
-    ensure!(!pods.stdout.contains("captured"), "{}", pods.stdout);
-    Ok(())
+    // Capture goes a moment after the announcement.
+    eventually_within(PATIENCE, "no pod is captured", || {
+        let pods = weft(&cluster, &["pods", "--kubernetes", "--namespace", "default"])?;
+        Ok((!pods.stdout.contains("captured")).then_some(()))
+    })
 }
 
 /// Every list of all nodes, and of one.

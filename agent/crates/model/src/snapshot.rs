@@ -293,8 +293,8 @@ impl Snapshot {
         }
     }
 
-    /// The waypoints of the services that lead to this port; the workload's own where none does.
-    fn waypoints_of<'s>(&'s self, workload: &'s Workload, port: u16) -> impl Iterator<Item = &'s Arc<Waypoint>> {
+    /// The waypoints of the services that lead to this port, and the workload's own: its agent takes what comes from any.
+    pub fn waypoints_of<'s>(&'s self, workload: &'s Workload, port: u16) -> impl Iterator<Item = &'s Arc<Waypoint>> {
         let leads_here = move |membership: &&'s Membership| membership.ports.iter().any(|to| to.target_port == port);
         let of_services =
             workload.services.iter().filter(leads_here).filter_map(|membership| self.waypoint_by(membership));

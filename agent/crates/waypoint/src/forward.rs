@@ -15,7 +15,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use weft_model::AppProtocol;
+use weft_model::{AppProtocol, Upstream};
 use weft_route::path::{Slashes, normalize};
 use weft_route::{BackendTarget, Cause, Decision, Forward, Rule, decide_in_session, session};
 
@@ -154,7 +154,7 @@ impl Exchange {
             forward.edit_response(&mut head);
             if let Some(persistence) = &forward.matched().rule().session {
                 let (prefix, target) = (forward.matched().prefix.as_deref(), &forward.backend().target);
-                let told = session::tell(persistence, session.as_ref(), target, &endpoint.uid, prefix, now());
+                let told = session::tell(persistence, session.as_ref(), target, &endpoint.workload.uid, prefix, now());
                 if let Some((name, value)) = told {
                     head.headers.append(name, value);
                 }
@@ -166,7 +166,7 @@ impl Exchange {
         {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, upgrade);
-            return Ok(self.switch(head, client, upstream));
+            return Ok(self.switch(head, client, upstream, endpoint));
         }
         self.account.answered(head.status);
         let body = ResponseBody::endpoint(incoming, deadline, Some(returning));
@@ -187,8 +187,9 @@ impl Exchange {
             .map_err(|ambiguity| refuse(ambiguity.status(), ambiguity.to_string()).closing())?;
         // In HTTP/2 there is no upgrade, and what is left of one is malformed.
         let mut upgrade = headers::remove_hop_by_hop(&mut parts.headers).filter(|_| self.version == Version::HTTP_11);
-        // An offer of HTTP/2 in clear is for the next hop, which may leave it.
-        if parts.headers.remove(HTTP2_SETTINGS).is_some() {
+        parts.headers.remove(HTTP2_SETTINGS);
+        // An offer of HTTP/2 in clear, or of TLS, is for the next hop, which may leave it: what it leads to could not be routed.
+        if upgrade.as_ref().is_some_and(headers::offers_another_http) {
             upgrade = None;
         }
         let path = normalize(parts.uri.path(), Slashes::Keep);
@@ -286,17 +287,27 @@ impl Exchange {
         head: http::response::Parts,
         client: OnUpgrade,
         upstream: OnUpgrade,
+        endpoint: Upstream,
     ) -> Response<ResponseBody> {
         self.account.answered(head.status);
         let mut account = self.take_account();
         // For as long as this lives, what the client sends is not taken for a head.
         let busy = self.busy.take();
+        let (worker, caller) = (Arc::downgrade(&self.flow.worker), Arc::clone(&self.flow.client));
+        let mut changes = self.flow.worker.shared.parts.state.changes();
         self.flow.upgrade(Box::pin(async move {
             let _busy = busy;
             let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
             let mut counts = [0; 2];
-            let passed = relay::pass(&mut TokioIo::new(client), &mut TokioIo::new(upstream), &mut counts).await;
-            account.switched(counts, passed.err());
+            let Some(worker) = worker.upgrade() else { return };
+            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+            // It lives on as a connection, and is judged as one.
+            let failed = tokio::select! {
+                biased;
+                denial = relay::denied(&worker, &mut changes, &endpoint, &caller) => Some(std::io::Error::other(denial)),
+                passed = relay::pass(&mut client, &mut upstream, &mut counts) => passed.err(),
+            };
+            account.switched(counts, failed);
         }));
         Response::from_parts(head, ResponseBody::whole(""))
     }

@@ -52,6 +52,15 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> 
     upgrade
 }
 
+/// Whether HTTP/2 in clear, or HTTP in TLS (RFC 2817), is among what is offered; so is what cannot be read.
+pub(crate) fn offers_another_http(offered: &HeaderValue) -> bool {
+    let Ok(offered) = offered.to_str() else { return true };
+    offered.split(',').map(|token| token.trim().to_ascii_lowercase()).any(|token| {
+        let name = token.split('/').next().unwrap_or_default();
+        matches!(name, "h2c" | "h2" | "tls" | "http")
+    })
+}
+
 fn accepts_trailers(headers: &HeaderMap) -> bool {
     let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case("trailers"))
@@ -112,5 +121,12 @@ mod tests {
             "By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/cart"
         );
         assert_eq!(given.len(), 2);
+    }
+
+    #[test]
+    fn offers_of_other_forms_of_http_are_known_in_every_spelling() {
+        let offers = |text: &'static str| offers_another_http(&HeaderValue::from_static(text));
+        assert!(["h2c", "H2C", "websocket, h2c", "TLS/1.2", "HTTP/2.0"].into_iter().all(offers));
+        assert!(!["websocket", "SPDY/3.1", "tcp"].into_iter().any(offers));
     }
 }

@@ -36,6 +36,8 @@ pub(crate) async fn serve(
     is_tls: bool,
     started: Instant,
 ) {
+    // Before the state is read: what is published from here on is looked at.
+    let changes = worker.shared.parts.state.changes();
     let state = worker.shared.parts.state.load();
     let service = match &destination.target {
         Target::Service(service) => Some(Arc::clone(service)),
@@ -58,7 +60,7 @@ pub(crate) async fn serve(
         ended: SystemTime::now(),
         error: None,
     };
-    let error = carry(worker, &state, &destination, &mut stream, is_tls, &mut record).await.err();
+    let error = carry(worker, (&state, changes), &destination, &mut stream, is_tls, &mut record).await.err();
     record.error = error;
     record.duration = started.elapsed();
     record.ended = SystemTime::now();
@@ -70,7 +72,7 @@ type Reason = Cow<'static, str>;
 
 async fn carry(
     worker: &Arc<Worker>,
-    state: &State,
+    (state, mut changes): (&State, tokio::sync::watch::Receiver<()>),
     destination: &Destination,
     stream: &mut TunnelStream,
     is_tls: bool,
@@ -106,7 +108,6 @@ async fn carry(
     record.is_established = true;
     worker.shared.parts.observer.opened(&record.ends);
     let mut counts = [0; 2];
-    let mut changes = worker.shared.parts.state.changes();
     let ended = tokio::select! {
         biased;
         denial = denied(worker, &mut changes, &upstream, &client) => Err(denial),
@@ -149,6 +150,13 @@ async fn place(
     let (port, gateway) = (destination.address.port(), Some(worker.shared.gateway.as_str()));
     let Some(table) = state.routes.table(&service.key, port, gateway, namespace) else {
         return own.map_err(|failure| failure.to_string().into());
+    };
+    let own = match (table.find_tcp(), table.has_tls(), table.has_requests()) {
+        (Some(_), _, _) | (None, false, false) => own,
+        (None, true, _) if is_tls => own,
+        // Who keeps silent, or says something else first, does not get past the routes.
+        (None, true, false) => return Err("only TLS is routed here, and none was spoken".into()),
+        (None, _, true) => return Err("only HTTP is routed here, and none was spoken".into()),
     };
     let matched = if is_tls && table.has_tls() {
         let name = timeout(worker.shared.options.limits.head, server_name(stream)).await;
@@ -199,13 +207,13 @@ async fn server_name(stream: &mut TunnelStream) -> Option<String> {
 }
 
 /// Completes when the client may not be connected to the endpoint any more.
-async fn denied(
+pub(crate) async fn denied(
     worker: &Worker,
     changes: &mut tokio::sync::watch::Receiver<()>,
     upstream: &Upstream,
     client: &Client,
 ) -> Reason {
-    while changes.changed().await.is_ok() {
+    loop {
         let state = worker.shared.parts.state.load();
         let workload = state.snapshot.workload(&upstream.workload.uid).unwrap_or(&upstream.workload);
         let peer =
@@ -213,8 +221,10 @@ async fn denied(
         if let Verdict::Denied(denial) = state.snapshot.authorize(workload, &peer) {
             return denial.to_string().into();
         }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
-    std::future::pending().await
 }
 
 /// Passes bytes both ways until both have ended. An end on one side is an end on the other.

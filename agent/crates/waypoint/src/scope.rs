@@ -62,7 +62,7 @@ pub(crate) fn admit(options: &WaypointOptions, snapshot: &Snapshot, authority: &
     }
     let workload = snapshot.workload_by_address(address.ip());
     let workload = workload.ok_or_else(|| refuse(format!("nothing in the mesh has the address {}", address.ip())))?;
-    if !is_ours(options, snapshot, snapshot.waypoint_of(workload, address.port())) {
+    if !snapshot.waypoints_of(workload, address.port()).any(|waypoint| is_ours(options, snapshot, Some(waypoint))) {
         return Err(refuse(format!("workload {} is not behind this waypoint", workload.uid)));
     }
     let protocol = declared(snapshot, workload, address.port());

@@ -160,7 +160,18 @@ async fn connect(
     let (_, receive) = request.into_parts();
     let Ok(send) = respond.send_response(Response::new(()), false) else { return };
     let mut stream = TunnelStream::new(send, receive, None);
-    let is_declared = matches!(destination.protocol, AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc);
+    let namespace = Some(client.identity.namespace());
+    let table = match &destination.target {
+        Target::Service(service) => {
+            state.routes.table(&service.key, destination.address.port(), Some(&worker.shared.gateway), namespace)
+        }
+        Target::Workload(_) => None,
+    };
+    // Where requests are routed the client speaks first, or not at all.
+    let is_declared = matches!(destination.protocol, AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc)
+        || table.is_some_and(|table| table.has_requests());
+    let has_tls = table.is_some_and(|table| table.has_tls());
+    let is_tcp_route = table.is_some_and(|table| !table.has_requests() && table.find_tcp().is_some());
     let limits = &worker.shared.options.limits;
     let spoken = if is_declared {
         let mut ending = worker.ending();
@@ -176,7 +187,8 @@ async fn connect(
         }
         sniff(&mut stream, limits.head, limits).await
     } else {
-        sniff(&mut stream, limits.silence, limits).await
+        let patience = if has_tls { limits.head } else { limits.silence };
+        sniff(&mut stream, patience, limits).await
     };
     let spoken = match spoken {
         Ok(spoken) => spoken,
@@ -184,14 +196,6 @@ async fn connect(
             tracing::debug!(client = %client.address, %error, "a connection failed before anything was said on it");
             return stream.reset();
         }
-    };
-    let is_tcp_route = match &destination.target {
-        Target::Service(service) => {
-            let (port, namespace) = (destination.address.port(), Some(client.identity.namespace()));
-            let table = state.routes.table(&service.key, port, Some(&worker.shared.gateway), namespace);
-            table.is_some_and(|table| !table.has_requests() && table.find_tcp().is_some())
-        }
-        Target::Workload(_) => false,
     };
     match spoken {
         Spoken::Http1 | Spoken::Http2 if destination.protocol != AppProtocol::Tls && !is_tcp_route => {

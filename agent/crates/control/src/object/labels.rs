@@ -66,6 +66,11 @@ impl Selector {
         Self { labels, signature }
     }
 
+    /// Whether it asks for this value of this label.
+    pub fn names(&self, key: &str, value: &str) -> bool {
+        self.labels.get(key).is_some_and(|wanted| **wanted == *value)
+    }
+
     /// Whether it matches `labels`, whose [`Labels::signature`] is `signature`.
     pub fn matches(&self, labels: &Labels, signature: u64) -> bool {
         self.signature & !signature == 0

@@ -11,8 +11,8 @@ use super::namespaces::{NamespaceId, TemplateId};
 use super::pods::PodState;
 use super::services::{ServiceId, ServiceState};
 use crate::object::{
-    AllowedNamespaces, CONTROLLER_NAME, Gateway, GatewayClass, HBONE, HBONE_PORT, Listener, ReferenceGrant,
-    WAYPOINT_CLASS, WaypointChoice, WaypointFor,
+    AllowedNamespaces, CONTROLLER_NAME, GATEWAY_NAME, Gateway, GatewayClass, HBONE, HBONE_PORT, Listener,
+    ReferenceGrant, WAYPOINT_CLASS, WaypointChoice, WaypointFor,
 };
 
 /// All Gateways, their classes, and what lets routes refer to other namespaces. They are few.
@@ -179,9 +179,11 @@ impl Translator {
     pub(crate) fn waypoint_of_service(&self, state: &ServiceState) -> Option<Waypoint> {
         let service = &state.service;
         let asked = self.asked(state.namespace, &service.waypoint)?;
-        // A waypoint is reached without one.
+        // A waypoint is reached without one; a service that is merely called like a Gateway is none.
         let is_itself = asked.namespace == &service.namespace && asked.name == &service.name;
-        if is_itself || self.gateways.waypoint(&service.namespace, &service.name).is_some() {
+        let selects_a_waypoint =
+            service.selector.as_ref().is_some_and(|selector| selector.names(GATEWAY_NAME, &service.name));
+        if is_itself || selects_a_waypoint && self.gateways.waypoint(&service.namespace, &service.name).is_some() {
             return None;
         }
         if let Some(gateway) = self.gateways.find(asked.namespace, asked.name)

@@ -11,7 +11,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
-use weft_model::Workload;
+use weft_model::Upstream;
 use weft_route::{Attempts, Outcome, Rule};
 
 use super::place::{Failure, Place, pick};
@@ -38,7 +38,7 @@ pub(super) struct Ended {
     pub(super) response: Response<Incoming>,
     pub(super) returning: Returning,
     /// Whose answer it is.
-    pub(super) endpoint: Arc<Workload>,
+    pub(super) endpoint: Upstream,
     /// When all of it must be there.
     pub(super) deadline: Option<Instant>,
 }
@@ -106,7 +106,7 @@ impl Exchange {
             return match sent {
                 Ok(Ok((response, returning))) => {
                     attempts.next(Outcome::PassedOn, Instant::now());
-                    Ok(Ended { response, returning, endpoint: upstream.workload, deadline })
+                    Ok(Ended { response, returning, endpoint: upstream, deadline })
                 }
                 Ok(Err(error)) if is_clients => {
                     Err(Reply::new(StatusCode::REQUEST_TIMEOUT, "DC", format!("the request broke off: {error}"))
@@ -127,7 +127,7 @@ impl Exchange {
         }
     }
 
-    fn chose(&mut self, upstream: &weft_model::Upstream) {
+    fn chose(&mut self, upstream: &Upstream) {
         let record = &mut self.account.record;
         record.endpoint = Some(Arc::clone(&upstream.workload));
         record.endpoint_address = Some(upstream.address);

@@ -88,9 +88,10 @@ pub(crate) fn pick(
         }
     };
     // Its agent takes nothing from here where another waypoint is its own.
-    let others = snapshot.waypoint_of(&upstream.workload, upstream.address.port());
-    let others = others.filter(|own| !own.is_optional && !scope::is_ours(&worker.shared.options, snapshot, Some(*own)));
-    if let Some(other) = others {
+    let own = || snapshot.waypoints_of(&upstream.workload, upstream.address.port());
+    if let Some(other) = own().find(|own| !own.is_optional)
+        && !own().any(|own| scope::is_ours(&worker.shared.options, snapshot, Some(own)))
+    {
         return Err(Failure::NoEndpoint(ResolveError::NoWaypoint {
             service: upstream.service.as_ref().map(|service| Arc::clone(&service.key)),
             waypoint: other.to_string().into(),

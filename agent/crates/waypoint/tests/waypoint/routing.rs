@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weft_model::{Action, AppProtocol, Change, Clause, Match, Policy, PolicyScope, Rule as PolicyRule, StringMatch};
 use weft_route::{
     Backend, BackendTarget, Filter, Mirror, Parent, ParentTarget, PathMatch, PathRewrite, Redirect, RequestMatch,
@@ -181,4 +182,23 @@ async fn a_policy_is_judged_by_the_clients_identity() {
     assert!(!answer.contains("no-cart"), "clients are not told which policy: {answer}");
     let error = world.record().await.error.expect("a reason");
     assert!(error.contains("shop/no-cart"), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_gets_past_routes_by_saying_something_else_or_nothing() {
+    let mut world = World::new().await;
+    // Nothing is declared of this port: that requests are routed there is enough.
+    let address = world.service("web", AppProtocol::Tcp);
+    world.pod("web-1", "web", true);
+    world
+        .route(route("web", vec![Rule { matches: below("/public"), backends: vec![to("web", 1)], ..Rule::default() }]));
+    let mut odd = world.connect(address).await.expect("the waypoint takes it");
+    odd.write_all(b"\x00\x01\x02").await.expect("it takes bytes");
+    assert!(odd.read(&mut [0; 1]).await.is_err(), "a reset");
+    let mut slow = world.connect(address).await.expect("the waypoint takes it");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    slow.write_all(get("/secret").as_bytes()).await.expect("it takes bytes");
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
 }

@@ -155,6 +155,8 @@ fn a_waypoint_has_none_and_takes_tunnels_by_itself() {
     assert_eq!(waypoint_of(&mesh, "shop/second").as_deref(), Some(EDGE));
     // Another waypoint in the same namespace.
     mesh.put(&gateway("shop/second", "", "Same"));
+    assert_eq!(waypoint_of(&mesh, "shop/second").as_deref(), Some(EDGE), "it is merely called like one");
+    mesh.put(&service("shop/second", "gateway.networking.k8s.io/gateway-name: second", "10.1.0.6"));
     assert_eq!(waypoint_of(&mesh, "shop/second"), None);
     let (_, notes) = mesh.translator.local_pods();
     assert_eq!(notes, []);
